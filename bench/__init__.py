@@ -1,0 +1,1 @@
+"""Benchmarks of fasthooks against TensorFlow's own session hooks."""

@@ -1,0 +1,538 @@
+"""Graphs, hook lists and measuring helpers that every benchmark here shares.
+
+Nothing in this file imports fasthooks unless asked to: each helper takes an `Implementation`, so TensorFlow can be measured
+against itself, which must give a ratio of about 1.0.
+
+Words used below:
+  lane   one session (or bare callable) that makes steps in its own graph; several lanes are open at once and take turns.
+  piece  the steps one lane makes before the next lane has its turn.
+  round  pieces of every lane, together one full period of every trigger (1,000 steps); it gives one figure per lane.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import itertools
+import logging
+import os
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.client import pywrap_tf_session as tf_session
+from tensorflow.python.training import training_util
+
+v1 = tf.compat.v1
+
+FAR_STEP = 10**9  # a last_step that no benchmark reaches
+PERIOD = 100  # steps between triggers of the short-period hooks; the long period (wandb) is a multiple of it
+LONG_PERIOD = 1000
+QUIET_MARGIN = 15  # steps kept free on both sides of a trigger when only quiet steps are measured
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Implementations
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """Where the classes under test come from.
+
+    Attributes:
+      name: shown in tables.
+      train: namespace with `MonitoredSession`, `StopAtStepHook`, ... as `tf.compat.v1.train` has them.
+      module: importable name of the package, for the import-time budget.
+      has_scheduling: whether its sessions take the keyword `scheduling`.
+    """
+
+    name: str
+    train: object
+    module: str
+    has_scheduling: bool
+
+    def wandb_hook(self, **kwargs):
+        if self.has_scheduling:
+            return self.train.WandbHook(**kwargs)
+        from wandb.integration.tensorflow import WandbHook
+
+        return WandbHook(**kwargs)
+
+    def session(self, hooks, scheduling=None, master=""):
+        """Opens a `MonitoredSession` on the default graph."""
+        options = {"scheduling": scheduling} if self.has_scheduling and scheduling else {}
+        creator = self.train.ChiefSessionCreator(master=master)
+        return self.train.MonitoredSession(session_creator=creator, hooks=hooks, **options)
+
+
+def implementation(name):
+    """Returns the implementation called "tensorflow" or "fasthooks".
+
+    Raises:
+      ValueError: `name` is neither.
+      ImportError: fasthooks was asked for and is not installed or not built.
+    """
+    if name == "tensorflow":
+        return Implementation(name, v1.train, "tensorflow.compat.v1", has_scheduling=False)
+    if name == "fasthooks":
+        package = importlib.import_module(name)
+        if not hasattr(package, "MonitoredSession"):
+            raise ImportError("it has no MonitoredSession: found the sources, not a build")
+        return Implementation(name, package, name, has_scheduling=True)
+    raise ValueError(f"name must be 'tensorflow' or 'fasthooks', got {name!r}")
+
+
+def has_wandb():
+    return importlib.util.find_spec("wandb") is not None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Graphs
+
+
+@dataclasses.dataclass
+class Model:
+    """What the loop and the hooks need of a graph.
+
+    Attributes:
+      train_op: fetched by the loop on each step; also increments the global step.
+      loss: scalar float32 tensor.
+      summary: merged summaries, a scalar string tensor.
+      feeds: feed dictionaries (placeholder to array) that the loop takes in turn; empty if nothing is fed.
+    """
+
+    train_op: object
+    loss: object
+    summary: object
+    feeds: list = dataclasses.field(default_factory=list)
+
+
+def _variable(name, shape, stddev=0.1):
+    initial = np.random.default_rng(0).normal(0.0, stddev, shape).astype(np.float32)
+    return v1.get_variable(name, initializer=initial)
+
+
+def _dense(inputs, width, name, activation=None):
+    weights = _variable(name + "_weights", [inputs.shape[-1], width])
+    outputs = tf.matmul(inputs, weights) + _variable(name + "_bias", [width])
+    return activation(outputs) if activation else outputs
+
+
+def _finish(loss, optimizer, feeds=()):
+    global_step = v1.train.get_or_create_global_step()
+    v1.summary.scalar("loss", loss)
+    train_op = optimizer.minimize(loss, global_step=global_step)
+    return Model(train_op, loss, v1.summary.merge_all(), list(feeds))
+
+
+def _class_loss(logits, labels):
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+
+
+def tiny():
+    """One variable of 16 floats, squared error, SGD: a step that is nearly all overhead."""
+    w = _variable("w", [16])
+    return _finish(tf.reduce_sum(tf.square(w - 1.0)), v1.train.GradientDescentOptimizer(1e-3))
+
+
+def tiny_fed():
+    """`tiny` with its 16 targets fed."""
+    target = v1.placeholder(tf.float32, [16], name="target")
+    w = _variable("w", [16])
+    loss = tf.reduce_sum(tf.square(w - target))
+    rng = np.random.default_rng(1)
+    feeds = [{target: rng.normal(size=16).astype(np.float32)} for _ in range(4)]
+    return _finish(loss, v1.train.GradientDescentOptimizer(1e-3), feeds)
+
+
+def _image_feeds(images, labels, batch):
+    rng = np.random.default_rng(1)
+    shape = [batch, *images.shape[1:]]
+    return [
+        {images: rng.normal(size=shape).astype(np.float32), labels: rng.integers(0, 10, batch).astype(np.int32)}
+        for _ in range(4)
+    ]
+
+
+def mlp(hidden, batch):
+    """784-hidden-hidden-10 with Adam, images and labels fed."""
+    images = v1.placeholder(tf.float32, [None, 784], name="images")
+    labels = v1.placeholder(tf.int32, [None], name="labels")
+    x = _dense(images, hidden, "layer1", tf.nn.relu)
+    x = _dense(x, hidden, "layer2", tf.nn.relu)
+    loss = _class_loss(_dense(x, 10, "logits"), labels)
+    return _finish(loss, v1.train.AdamOptimizer(1e-3), _image_feeds(images, labels, batch))
+
+
+def mlp_small():
+    return mlp(128, 32)
+
+
+def mlp_large():
+    return mlp(256, 128)
+
+
+def small_cnn():
+    """Two convolutions and a dense layer on 28x28 images, batch 32, fed, Adam."""
+    images = v1.placeholder(tf.float32, [None, 28, 28, 1], name="images")
+    labels = v1.placeholder(tf.int32, [None], name="labels")
+    x = tf.nn.relu(tf.nn.conv2d(images, _variable("kernel1", [3, 3, 1, 8]), 1, "SAME"))
+    x = tf.nn.max_pool2d(x, 2, 2, "SAME")
+    x = tf.nn.relu(tf.nn.conv2d(x, _variable("kernel2", [3, 3, 8, 16]), 1, "SAME"))
+    x = tf.reshape(tf.nn.max_pool2d(x, 2, 2, "SAME"), [-1, 7 * 7 * 16])
+    loss = _class_loss(_dense(x, 10, "logits"), labels)
+    return _finish(loss, v1.train.AdamOptimizer(1e-3), _image_feeds(images, labels, 32))
+
+
+def two_towers():
+    """Recommender: two embeddings, a dense tower each, dot product; batches of 64 from a tf.data one-shot iterator."""
+    rng = np.random.default_rng(1)
+    users, items = (rng.integers(0, 10_000, 4096).astype(np.int32) for _ in range(2))
+    clicks = rng.integers(0, 2, 4096).astype(np.float32)
+    dataset = tf.data.Dataset.from_tensor_slices((users, items, clicks)).repeat().batch(64, drop_remainder=True)
+    user, item, click = v1.data.make_one_shot_iterator(dataset.prefetch(2)).get_next()
+
+    def tower(ids, name):
+        embedded = tf.nn.embedding_lookup(_variable(name + "_embedding", [10_000, 16]), ids)
+        return _dense(_dense(embedded, 32, name + "_hidden", tf.nn.relu), 16, name + "_out")
+
+    score = tf.reduce_sum(tower(user, "user") * tower(item, "item"), axis=1)
+    loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(labels=click, logits=score))
+    return _finish(loss, v1.train.AdagradOptimizer(0.05))
+
+
+def large(ops=8000):
+    """About `ops` ops, nearly all of them in the train step: 40 chains of tanh and their gradients."""
+    w = _variable("w", [16])
+    chains = [w + float(i) for i in range(40)]
+    while v1.get_default_graph().version < ops // 2 - 100:
+        chains = [tf.tanh(chain) for chain in chains]
+    return _finish(tf.reduce_sum(tf.add_n(chains)), v1.train.GradientDescentOptimizer(1e-3))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Hook lists
+
+
+def hooks_h7(impl, model, directory):
+    """The seven stock hooks at usual cadence; all but the stop, the NaN check and the final ops write to `directory`."""
+    train = impl.train
+    return [
+        train.StopAtStepHook(last_step=FAR_STEP),
+        train.StepCounterHook(every_n_steps=PERIOD, output_dir=directory),
+        train.LoggingTensorHook({"loss": model.loss}, every_n_iter=PERIOD),
+        train.NanTensorHook(model.loss),
+        train.SummarySaverHook(save_steps=PERIOD, output_dir=directory, summary_op=model.summary),
+        train.CheckpointSaverHook(directory, save_secs=600),
+        train.FinalOpsHook(model.loss, final_ops_feed_dict=model.feeds[0] if model.feeds else None),
+    ]
+
+
+def hooks_h8(impl, model, directory):
+    """`hooks_h7` and wandb's hook, which needs a run: see `wandb_offline`."""
+    return [*hooks_h7(impl, model, directory), impl.wandb_hook(summary_op=model.summary, steps_per_log=LONG_PERIOD)]
+
+
+def no_hooks(impl, model, directory):
+    return []
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Surroundings: logs, wandb, temporary directories
+
+
+@contextlib.contextmanager
+def logging_to_file(path):
+    """Sends TensorFlow's log, INFO and above, to the file `path` and nowhere else."""
+    logger = logging.getLogger("tensorflow")
+    tf.get_logger()  # makes TensorFlow install its own handler now, not later beside ours
+    saved = logger.handlers[:], logger.level, logger.propagate
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(levelname)s:%(name)s:%(message)s"))
+    logger.handlers[:], logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers[:], level, logger.propagate = saved
+        logger.setLevel(level)
+        handler.close()
+
+
+@contextlib.contextmanager
+def wandb_offline(directory):
+    """An offline wandb run that keeps its files under `directory` and prints nothing."""
+    import wandb
+
+    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True)
+    run = wandb.init(mode="offline", dir=directory, project="bench", settings=settings)
+    try:
+        yield run
+    finally:
+        run.finish()
+        wandb.teardown()
+
+
+@contextlib.contextmanager
+def workspace(wandb=False):
+    """A temporary directory with TensorFlow's log in it and, if asked for, a wandb run; removed at the end."""
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="fasthooks-bench-", ignore_cleanup_errors=True))
+        stack.enter_context(logging_to_file(os.path.join(directory, "tensorflow.log")))
+        if wandb:
+            stack.enter_context(wandb_offline(directory))
+        stack.callback(v1.summary.FileWriterCache.clear)
+        yield directory
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Lanes
+
+
+class _WandbSteps:
+    """Keeps wandb's process-wide memory of steps apart per lane.
+
+    `wandb.tensorboard._log` commits a row only when the step is new in the process. With two sessions side by side the one
+    that gets to a step second would be spared the commit.
+    """
+
+    def __init__(self):
+        self._steps = {"": {"step": 0}, "global": {"step": 0, "last_log": None}}
+
+    @contextlib.contextmanager
+    def installed(self):
+        log = sys.modules.get("wandb.integration.tensorboard.log")
+        if log is None:
+            yield
+            return
+        others, log.STEPS = log.STEPS, self._steps
+        try:
+            yield
+        finally:
+            log.STEPS = others
+
+
+class Lane:
+    """One session and its loop.
+
+    Args:
+      graph: the default graph while the loop runs (stock hooks look things up in it).
+      loop: function of a number of steps that makes them.
+      session: kept for those who need it.
+      model: its `Model`.
+
+    Attributes:
+      position: steps made so far in this session; shared with lanes made by `with_loop`.
+    """
+
+    def __init__(self, graph, loop, session=None, model=None):
+        self.graph, self.loop, self.session, self.model = graph, loop, session, model
+        self._position = [0]
+        self._wandb_steps = _WandbSteps()
+
+    def with_loop(self, loop):
+        """Another lane that drives the same session by another loop."""
+        other = Lane(self.graph, loop, self.session, self.model)
+        other._position, other._wandb_steps = self._position, self._wandb_steps
+        return other
+
+    @property
+    def position(self):
+        return self._position[0]
+
+    def run(self, steps):
+        """Makes `steps` steps and returns how long they took, in ns."""
+        with self.graph.as_default(), self._wandb_steps.installed():
+            begin = time.perf_counter_ns()
+            self.loop(steps)
+            end = time.perf_counter_ns()
+        self._position[0] += steps
+        return end - begin
+
+    def run_quiet(self, steps):
+        """Like `run`, all steps in a stretch in which no trigger falls; the way there is not measured."""
+        if steps > PERIOD - 2 * QUIET_MARGIN:
+            raise ValueError(f"steps must be at most {PERIOD - 2 * QUIET_MARGIN}, got {steps}")
+        self.run((QUIET_MARGIN - self.position) % PERIOD)
+        return self.run(steps)
+
+
+def user_loop(session, model, check_stop=True):
+    """The loop users write, `while not sess.should_stop(): sess.run(...)`, cut after a number of steps.
+
+    Args:
+      session: any session with `run`, and `should_stop` if `check_stop`.
+      model: its `train_op` is fetched; with `feeds`, a new dictionary is fed on each step.
+      check_stop: False leaves `should_stop` out.
+    """
+    train_op = model.train_op
+    batches = itertools.cycle(model.feeds)
+
+    def stopped():
+        raise RuntimeError("the session stopped before the benchmark did")
+
+    def loop(steps):
+        for _ in itertools.repeat(None, steps):
+            if session.should_stop():
+                stopped()
+            session.run(train_op)
+
+    def loop_fed(steps):
+        for _ in itertools.repeat(None, steps):
+            if session.should_stop():
+                stopped()
+            session.run(train_op, feed_dict={**next(batches)})
+
+    def run_only(steps):
+        for _ in itertools.repeat(None, steps):
+            session.run(train_op)
+
+    def run_only_fed(steps):
+        for _ in itertools.repeat(None, steps):
+            session.run(train_op, feed_dict={**next(batches)})
+
+    if check_stop:
+        return loop_fed if model.feeds else loop
+    return run_only_fed if model.feeds else run_only
+
+
+@contextlib.contextmanager
+def monitored_lane(impl, build, hooks, directory, scheduling=None, master="", session_impl=None):
+    """A lane that drives a `MonitoredSession`.
+
+    Args:
+      impl: the implementation whose hooks are used, and whose session unless `session_impl` is given.
+      build: function without arguments that fills the default graph and returns a `Model`.
+      hooks: function (impl, model, directory) that returns the hooks list.
+      directory: parent of the lane's own directory.
+      scheduling: "auto", "pool", "inline" or None; ignored by TensorFlow's session.
+      master: target of the session, "" for in-process.
+      session_impl: the implementation of the session, where it is not the hooks' one.
+    """
+    own_directory = tempfile.mkdtemp(dir=directory)
+    graph = tf.Graph()
+    with graph.as_default():
+        model = build()
+        hook_list = hooks(impl, model, own_directory)
+        session = (session_impl or impl).session(hook_list, scheduling, master)
+    try:
+        yield Lane(graph, user_loop(session, model), session, model)
+    finally:
+        with graph.as_default():
+            session.close()
+
+
+@contextlib.contextmanager
+def bare_lane(build):
+    """A lane of plain `tf.compat.v1.Session.run(train_op)`: no monitored session, no hooks, no stop check."""
+    graph = tf.Graph()
+    with graph.as_default():
+        model = build()
+        initialize = v1.global_variables_initializer()
+        graph.finalize()
+        session = v1.Session()
+        session.run(initialize)
+    with session:
+        yield Lane(graph, user_loop(session, model, check_stop=False), session, model)
+
+
+@contextlib.contextmanager
+def callable_lane(build, inline=True):
+    """A lane that calls TensorFlow's prepared callable directly: the floor of what a step can cost from Python.
+
+    It runs the train op and fetches what the hooks of `hooks_h8` read on every step: the stock hooks' global step, the loss
+    and wandb's global step.
+    """
+    graph = tf.Graph()
+    with graph.as_default():
+        model = build()
+        step_read = training_util._get_or_create_global_step_read()
+        fetches = [step_read, model.loss, graph.as_graph_element(v1.train.get_global_step())]
+        initialize = v1.global_variables_initializer()
+        graph.finalize()
+        session = v1.Session()
+        session.run(initialize)
+    options = tf.compat.v1.RunOptions(inter_op_thread_pool=-1 if inline else 0)
+    callable_options = _callable_options(fetches, [model.train_op], options)
+    prepared = session._make_callable_from_options(callable_options)
+    native_session, handle, call = session._session, prepared._handle, tf_session.TF_SessionRunCallable
+
+    def loop(steps):
+        for _ in itertools.repeat(None, steps):
+            call(native_session, handle, (), None)
+
+    with session:
+        yield Lane(graph, loop, session, model)
+        del prepared  # releases the handle while the session is still open
+
+
+def _callable_options(fetches, targets, run_options):
+    from tensorflow.core.protobuf import config_pb2
+
+    options = config_pb2.CallableOptions(fetch=[t.name for t in fetches], target=[op.name for op in targets])
+    options.run_options.CopyFrom(run_options)
+    return options
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+def interleave(lanes, rounds, steps, pieces=10):
+    """Measures the lanes in turn, triggers and all.
+
+    Args:
+      lanes: list of `Lane`.
+      rounds: rounds to make.
+      steps: steps per lane and round; a multiple of `LONG_PERIOD` gives each round the same triggers.
+      pieces: turns per round; which lane goes first moves on by one each turn.
+
+    Returns:
+      Array [rounds, lanes] of µs per step.
+    """
+    piece = max(steps // pieces, 1)
+    times = np.zeros([rounds, len(lanes)])
+    for turn in range(rounds * pieces):
+        for i in _order(len(lanes), turn):
+            times[turn // pieces, i] += lanes[i].run(piece)
+    return times / (piece * pieces * 1000.0)
+
+
+def interleave_quiet(lanes, rounds, pieces=10, piece=PERIOD - 2 * QUIET_MARGIN):
+    """Measures the lanes in turn, only on steps on which no trigger falls.
+
+    Returns:
+      Array [rounds, lanes] of µs per step, each the median over the pieces of the round.
+    """
+    times = np.zeros([rounds * pieces, len(lanes)])
+    for turn in range(rounds * pieces):
+        for i in _order(len(lanes), turn):
+            times[turn, i] = lanes[i].run_quiet(piece)
+    return np.median(times.reshape(rounds, pieces, len(lanes)), axis=1) / (piece * 1000.0)
+
+
+def _order(count, turn):
+    return [(i + turn) % count for i in range(count)]
+
+
+def warm_up(lanes, steps):
+    for lane in lanes:
+        lane.run(steps)
+
+
+def summarize(values, resamples=2000):
+    """Returns min, median and max of one figure per round, and the 95% bootstrap interval of the median."""
+    values = np.asarray(values, dtype=float)
+    picks = np.random.default_rng(0).integers(0, len(values), [resamples, len(values)])
+    low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5])
+    return {
+        "min": float(values.min()),
+        "median": float(np.median(values)),
+        "max": float(values.max()),
+        "low95": float(low),
+        "high95": float(high),
+    }

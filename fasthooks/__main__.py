@@ -1,0 +1,49 @@
+"""Command line of fasthooks: `python -m fasthooks <command>`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+# Command -> module that implements it. A command's module has a docstring whose first line is its help, and offers
+# `add_arguments(parser)` and `main(args) -> exit code`. It is imported to build the parser, so it imports TensorFlow
+# and other heavy packages only inside `main`.
+COMMANDS = {
+    "demo": "fasthooks.demo",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fasthooks",
+        description="fasthooks runs TensorFlow's MonitoredSession and its hooks at the speed of TensorFlow's own runtime.",
+        epilog="`python -m fasthooks COMMAND --help` explains a command.",
+    )
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for name, module_name in COMMANDS.items():
+        module = importlib.import_module(module_name)
+        description = (module.__doc__ or "").strip()
+        command = commands.add_parser(
+            name,
+            help=description.partition("\n")[0],
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(main=module.main)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that `argv` names and returns its exit code."""
+    args = build_parser().parse_args(argv)
+    # TensorFlow's C++ side reads this when it loads: keep its banners out of the output unless the user wants them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    return args.main(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

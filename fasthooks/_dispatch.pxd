@@ -1,0 +1,75 @@
+"""One step: triggers, merged requests, plan, actions, stop flag."""
+
+from cpython.object cimport PyObject, PyTypeObject
+
+from fasthooks._plan cimport Plan, PlanCache
+from fasthooks._trigger cimport Clock, HookTrigger
+
+
+# What the dispatcher knows of one hook.
+cdef class Slot:
+    cdef readonly object hook
+    cdef HookTrigger trigger        # decides for the hook; None: a hook in plain Python
+    cdef bint compiled              # the trigger is the hook itself; else it stands for an object of TensorFlow's own
+    cdef PyTypeObject* cls          # class of the hook at the last look; never dereferenced
+    cdef unsigned int tag           # its version tag at the last look
+    cdef bint known                 # trigger: the methods it stands for are TensorFlow's own
+    cdef bint has_before, has_after     # no trigger: the class overrides the method
+    cdef object tensor              # what a quiet step fetches for the hook, or None ...
+    cdef object request             # ... as the hook would ask for it
+    cdef int look(self) except -1
+    cdef int before(self, HookDispatcher dispatcher, Clock* clock) except -1
+    cdef int after(self, PyObject* value, Clock* clock) except -1
+    cdef int after_read(self, object value, Clock* clock) except -1
+    cdef bint is_set(self, object name) except -1
+
+
+# A plan together with the requests it was found for.
+cdef class PreparedStep:
+    cdef Plan plan
+    cdef unsigned long generation   # of the dispatcher when this was prepared
+    cdef list requests              # the caller's first, then one for each hook
+    cdef list indices               # for each hook: where its quiet tensor's value is, or -1
+    cdef bint serves(self, list requests, list acted, object feed_dict) except -1
+
+
+cdef class HookDispatcher:
+    cdef object raw                 # the raw session
+    cdef dict raw_fields            # its `__dict__`
+    cdef object hooks               # the caller's list, live
+    cdef readonly PlanCache cache
+    cdef tuple slots                # a Slot for each hook of `hooks`; None: not looked at yet
+    cdef bint regular               # hooks that the compiled path may call at all
+    cdef unsigned long generation   # bumped when `slots` or the quiet request of one changes
+    cdef list recent_quiet, recent_mixed    # PreparedSteps, last used first
+    cdef readonly unsigned long steps, planned      # runs so far, and those of them that took a plan
+    cdef tuple current_slots(self)
+    cdef bint plannable(self) except -1
+    cdef object step(self, object session, object fetches, object feed_dict)
+    cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, object fetches, object feed_dict,
+                           Clock* clock)
+    cdef object finish(self, object session, list slots, Py_ssize_t first, list acted, PreparedStep prepared,
+                       list values, object context, Clock* clock)
+    cdef object session_way(self, object session, list slots, list requests, list acted, object context,
+                            object fetches, object feed_dict, object options)
+    cdef int expect(self, Slot slot, HookTrigger trigger, PyObject* tensor) except -1
+    cdef object read(self, object tensor)
+    cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict)
+    cdef PreparedStep prepare(self, list recent, list requests, list acted, object feed_dict)
+
+
+cdef class HookedSessionBase:
+    # TensorFlow's private attributes, live.
+    cdef public object _sess, _hooks, _should_stop, _wrapped_is_stoppable
+    cdef readonly HookDispatcher dispatcher
+    cdef readonly PlanCache cache
+    cdef dict subsets               # ids of the hooks in a `run(hooks=...)` -> (those hooks, their dispatcher)
+    cdef readonly str scheduling
+    cdef HookDispatcher current_dispatcher(self)
+    cdef object step(self, object fetches, object feed_dict)
+
+
+cdef class SessionRunner:
+    cdef public object _sess        # TensorFlow's chain: recoverable (or not), coordinated, hooked, raw
+    cdef HookedSessionBase intact_chain(self)
+    cdef bint goes_on(self) except -1

@@ -1,0 +1,707 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""One step: triggers, merged requests, plan, actions, stop flag.
+
+The way of a step is drawn in `session.py`. Nothing of one call is kept in a field: everything a step decides lives in
+its own C frame and lists, so that any number of threads, hooks that run the session themselves, and a `close` from
+elsewhere behave as with TensorFlow. Slots and prepared steps are replaced, never changed in place, with one exception:
+what a slot knows of its hook's class and quiet request, which any thread finds out alike.
+"""
+
+import threading
+
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.client import session as session_lib
+from tensorflow.python.training import coordinator as coordinator_lib
+from tensorflow.python.training import monitored_session
+from tensorflow.python.training import session_run_hook
+
+from cpython.dict cimport PyDict_Contains, PyDict_GetItem
+from cpython.list cimport PyList_GET_ITEM
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_DECREF
+from cpython.tuple cimport PyTuple_GET_ITEM
+
+from fasthooks._guard cimport ClassGuard, definitions_known, instance_dict, type_tag
+from fasthooks._plan cimport MappingTemplate, Plan, PlanCache, Template, TensorTemplate
+from fasthooks._trigger cimport ACT, QUIET, READ, Clock, HookTrigger
+
+cdef object _SessionRunArgs = session_run_hook.SessionRunArgs
+cdef object _SessionRunContext = session_run_hook.SessionRunContext
+cdef object _SessionRunValues = session_run_hook.SessionRunValues
+cdef object _RunOptions = config_pb2.RunOptions
+cdef object _RunMetadata = config_pb2.RunMetadata
+cdef object _HookedSession = monitored_session._HookedSession
+cdef type _RecoverableSession = monitored_session._RecoverableSession
+cdef type _CoordinatedSession = monitored_session._CoordinatedSession
+cdef type _Session = session_lib.Session
+cdef type _Event = threading.Event
+
+# Methods that a step does not call because it does what they do.
+cdef ClassGuard _session_guard = ClassGuard(
+    _Session, session_lib, ("run", "_run", "_do_run", "_call_tf_sessionrun", "_extend_graph"))
+cdef ClassGuard _hooked_guard = ClassGuard(
+    _HookedSession, monitored_session,
+    ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options", "_raise_if_feeds_intersects"))
+cdef ClassGuard _recoverable_guard = ClassGuard(
+    _RecoverableSession, monitored_session, ("run", "should_stop", "_check_stop"))
+cdef ClassGuard _coordinated_guard = ClassGuard(
+    _CoordinatedSession, monitored_session, ("run", "should_stop", "_check_stop"))
+cdef ClassGuard _coordinator_guard = ClassGuard(
+    coordinator_lib.Coordinator, coordinator_lib, ("should_stop", "raise_requested_exception"))
+cdef ClassGuard _event_guard = ClassGuard(_Event, threading, ("is_set",))
+
+# Finds or makes the trigger of a hook object: function (hook) -> HookTrigger or None. Set by `configure`.
+cdef object _trigger_for = None
+cdef dict _idle_methods = {}
+# Prepared steps that are looked through before the cache is: programs alternate between few kinds of step.
+cdef int _RECENT = 4
+
+
+def configure(trigger_for):
+    """Tells how to find the trigger of a hook object.
+
+    Args:
+      trigger_for: Called with a hook that has no trigger in itself; returns one that stands for it, or None.
+    """
+    global _trigger_for
+    _trigger_for = trigger_for
+
+
+cdef class Slot:
+    """What the dispatcher knows of one hook, and whether that is still true."""
+
+    def __init__(self, hook):
+        self.hook = hook
+        if isinstance(hook, HookTrigger):
+            self.trigger = hook
+            self.compiled = True
+        else:
+            self.trigger = _trigger_for(hook)
+            self.look()
+
+    cdef int look(self) except -1:
+        # The class has changed, or was never looked at.
+        cls = type(self.hook)
+        self.cls = <PyTypeObject*>cls
+        self.has_before = _defines(cls, "before_run")
+        self.has_after = _defines(cls, "after_run")
+        self.known = self.trigger is not None and definitions_known(self.hook, ("before_run", "after_run"), ())
+        self.tag = type_tag(self.cls)
+        return 0
+
+    cdef int before(self, HookDispatcher dispatcher, Clock* clock) except -1:
+        cdef HookTrigger trigger = self.trigger
+        cdef PyObject* fields
+        cdef PyObject* tensor
+        cdef int decision
+        if self.compiled:
+            if not trigger.is_stock():
+                return ACT
+            decision = trigger.before(NULL, clock)
+            tensor = trigger.quiet_tensor(NULL)
+            if decision == QUIET and tensor is not <PyObject*>self.tensor and not (
+                    tensor is NULL and self.tensor is None):
+                dispatcher.expect(self, trigger, tensor)
+            return decision
+        if (<PyObject*>self.hook).ob_type is not self.cls or type_tag(self.cls) != self.tag or self.tag == 0:
+            self.look()
+        if self.known:
+            fields = instance_dict(<PyObject*>self.hook)
+            if fields is NULL:
+                return ACT
+            try:
+                if (PyDict_GetItem(<object>fields, "before_run") is not NULL
+                        or PyDict_GetItem(<object>fields, "after_run") is not NULL):
+                    return ACT
+                decision = trigger.before(fields, clock)
+                if decision == QUIET:
+                    tensor = trigger.quiet_tensor(fields)
+                    if tensor is not <PyObject*>self.tensor and not (tensor is NULL and self.tensor is None):
+                        dispatcher.expect(self, trigger, tensor)
+                return decision
+            finally:
+                Py_DECREF(<object>fields)
+        return ACT if self.has_before or self.is_set("before_run") else QUIET
+
+    cdef int after(self, PyObject* value, Clock* clock) except -1:
+        cdef HookTrigger trigger = self.trigger
+        cdef PyObject* fields
+        if self.compiled:
+            return trigger.after(NULL, value, clock) if trigger.is_stock() else ACT
+        if (<PyObject*>self.hook).ob_type is not self.cls or type_tag(self.cls) != self.tag or self.tag == 0:
+            self.look()
+        if self.known:
+            fields = instance_dict(<PyObject*>self.hook)
+            if fields is NULL:
+                return ACT
+            try:
+                if PyDict_GetItem(<object>fields, "after_run") is not NULL:
+                    return ACT
+                return trigger.after(fields, value, clock)
+            finally:
+                Py_DECREF(<object>fields)
+        return ACT if self.has_after or self.is_set("after_run") else QUIET
+
+    cdef int after_read(self, object value, Clock* clock) except -1:
+        cdef PyObject* fields = NULL if self.compiled else instance_dict(<PyObject*>self.hook)
+        try:
+            return self.trigger.after_read(fields, <PyObject*>value, clock)
+        finally:
+            if fields is not NULL:
+                Py_DECREF(<object>fields)
+
+    cdef bint is_set(self, object name) except -1:
+        # Whether the method was set on the object itself.
+        cdef PyObject* fields = instance_dict(<PyObject*>self.hook)
+        cdef bint found
+        if fields is NULL:
+            return False
+        found = PyDict_GetItem(<object>fields, name) is not NULL
+        Py_DECREF(<object>fields)
+        return found
+
+
+def _defines(cls, name):
+    # Whether calling this method can do anything: a hook that overrides nothing is not called.
+    if cls.__getattribute__ is not object.__getattribute__ or hasattr(cls, "__getattr__"):
+        return True
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return base.__dict__[name] is not _idle_methods[name]
+    return True
+
+
+_idle_methods = {name: session_run_hook.SessionRunHook.__dict__[name] for name in ("before_run", "after_run")}
+
+
+cdef class Call:
+    """Carries one `run` through TensorFlow's chain of sessions, in the place of its `fetches`.
+
+    The chain passes its arguments on unread and repeats the call after a recovery. That makes it the one place where
+    an argument the chain does not know, or an error that the step has already met, can travel.
+    """
+
+    cdef object fetches
+    cdef object hooks       # as given to `run`; None: all
+    cdef object error       # to be raised once, as if the step failed only now
+
+    def __init__(self, fetches, hooks, error):
+        self.fetches = fetches
+        self.hooks = hooks
+        self.error = error
+
+
+cdef class PreparedStep:
+    cdef bint serves(self, list requests, list acted, object feed_dict) except -1:
+        # The quiet hooks' requests are our own objects and compared as such; the caller's and those of hooks that were
+        # called are compared element by element.
+        cdef Py_ssize_t i
+        cdef Py_ssize_t n = len(self.requests)
+        if len(requests) != n:
+            return False
+        for i in range(n):
+            request = requests[i]
+            part = self.plan.parts[i]
+            if request is None or part is None:
+                if request is not part:
+                    return False
+            elif i > 0 and request is self.requests[i] and not acted[i - 1]:
+                pass
+            elif not (<Template>part).matches(request):
+                return False
+        return self.plan.takes(feed_dict)
+
+
+cdef class HookDispatcher:
+    """Runs steps of one raw session with one list of hooks.
+
+    Args:
+      raw: The raw `tf.compat.v1.Session`.
+      hooks: The caller's list. Hooks that are appended later take part.
+      cache: The PlanCache of the raw session.
+    """
+
+    def __init__(self, raw, hooks, PlanCache cache not None):
+        self.raw = raw
+        self.raw_fields = raw.__dict__ if type(raw) is _Session else None
+        self.hooks = hooks
+        self.cache = cache
+        self.recent_quiet = []
+        self.recent_mixed = []
+
+    cdef bint plannable(self) except -1:
+        # Whether nothing has been put in the place of what a plan does.
+        return (self.raw_fields is not None and _session_guard.intact()
+                and not PyDict_Contains(self.raw_fields, "run") and _hooked_guard.intact())
+
+    cdef tuple current_slots(self):
+        # A Slot for each hook now in the list; None: a list that only TensorFlow's own loop treats rightly.
+        cdef tuple slots = self.slots
+        cdef object hooks = self.hooks
+        cdef Py_ssize_t i, n
+        if type(hooks) is list and slots is not None and len(<list>hooks) == len(slots):
+            n = len(slots)
+            for i in range(n):
+                if (<Slot>PyTuple_GET_ITEM(slots, i)).hook is not <object>PyList_GET_ITEM(hooks, i):
+                    break
+            else:
+                return slots if self.regular else None
+        if not isinstance(hooks, (list, tuple)):
+            return None
+        known = {id(slot.hook): slot for slot in slots or ()}
+        slots = tuple([known.get(id(hook)) or Slot(hook) for hook in hooks])
+        # TensorFlow keeps requests in a dict keyed by the hook: equal or repeated hooks share one.
+        self.regular = len(set([id(hook) for hook in hooks])) == len(hooks)
+        for hook in hooks:
+            if type(hook).__eq__ is not object.__eq__ or type(hook).__hash__ is not object.__hash__:
+                self.regular = False
+        self.slots = slots
+        self.generation += 1
+        return slots if self.regular else None
+
+    cdef int expect(self, Slot slot, HookTrigger trigger, PyObject* tensor) except -1:
+        # The hook asks for another tensor than before on its quiet steps.
+        wanted = None if tensor is NULL else <object>tensor
+        slot.request = None if wanted is None else trigger.quiet_fetches(wanted)
+        slot.tensor = wanted
+        self.generation += 1
+        return 0
+
+    cdef object step(self, object session, object fetches, object feed_dict):
+        """Runs one step without options of the caller's; `session` is the hooked session that keeps the stop flag."""
+        cdef tuple slots = self.current_slots() if self.plannable() else None
+        cdef Py_ssize_t i, n, index
+        cdef Clock clock
+        cdef PreparedStep prepared
+        cdef list values, feeds
+        cdef PyObject* value
+        self.steps += 1
+        if slots is None or fetches is None:
+            self.cache.decline("the raw session, the hooks list or the fetches need TensorFlow's own loop")
+            return _HookedSession.run(session, fetches, feed_dict)
+        n = len(slots)
+        clock.known = False
+        for i in range(n):
+            if (<Slot>PyTuple_GET_ITEM(slots, i)).before(self, &clock) != QUIET:
+                return self.mixed_step(session, slots, i, fetches, feed_dict, &clock)
+        prepared = self.prepare_quiet(slots, fetches, feed_dict)
+        feeds = None if prepared is None else prepared.plan.feed_values(feed_dict)
+        if feeds is None:
+            return self.mixed_step(session, slots, n, fetches, feed_dict, &clock)
+        values = prepared.plan.call(feeds)
+        self.planned += 1
+        clock.known = False
+        for i in range(n):
+            index = <Py_ssize_t>prepared.indices[i]
+            value = NULL if index < 0 else PyList_GET_ITEM(values, index)
+            if (<Slot>PyTuple_GET_ITEM(slots, i)).after(value, &clock) != QUIET:
+                context = _SessionRunContext(_SessionRunArgs(fetches, feed_dict), self.raw)
+                self.finish(session, list(slots), i, [False] * n, prepared, values, context, &clock)
+                break
+        return (<Template>prepared.plan.parts[0]).build(values)
+
+    cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict):
+        cdef PreparedStep prepared
+        cdef Py_ssize_t i
+        cdef list recent = self.recent_quiet
+        for i in range(len(recent)):
+            prepared = <PreparedStep>recent[i]
+            if (prepared.generation == self.generation and (<Template>prepared.plan.parts[0]).matches(fetches)
+                    and prepared.plan.takes(feed_dict)):
+                if i > 0:
+                    _to_front(recent, prepared)
+                return prepared
+        return self.prepare(recent, [fetches] + [(<Slot>slot).request for slot in slots], None, feed_dict)
+
+    cdef PreparedStep prepare(self, list recent, list requests, list acted, object feed_dict):
+        # Finds the plan in the cache and remembers it with these requests; None: TensorFlow's way.
+        cdef Plan plan = self.cache.find(requests, feed_dict)
+        cdef PreparedStep prepared
+        cdef unsigned long generation = self.generation
+        if plan is None:
+            return None
+        prepared = PreparedStep.__new__(PreparedStep)
+        prepared.plan = plan
+        prepared.generation = generation
+        prepared.requests = requests
+        prepared.indices = [_quiet_index(part) for part in plan.parts[1:]]
+        _to_front(recent, prepared)
+        return prepared
+
+    cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, object fetches, object feed_dict,
+                           Clock* clock):
+        # Hook number `first` has something to do before the run; those before it are quiet.
+        cdef object context = _SessionRunContext(_SessionRunArgs(fetches, feed_dict), self.raw)
+        cdef list active = list(slots[:first])
+        cdef list requests = [fetches] + [(<Slot>slot).request for slot in active]
+        cdef list acted = [False] * first
+        cdef object hooks = self.hooks
+        cdef dict hook_feeds = None
+        cdef object options = None
+        cdef object user_feeds = feed_dict
+        cdef PreparedStep prepared = None
+        cdef list values, feeds = None
+        cdef Slot slot
+        cdef Py_ssize_t i = first
+        cdef bint unplanned = False
+        # The list is live: a hook may append others while it is called.
+        while i < len(hooks):
+            hook = hooks[i]
+            slot = _slot_at(slots, i, hook)
+            active.append(slot)
+            i += 1
+            if slot.before(self, clock) == QUIET:
+                acted.append(False)
+                requests.append(slot.request)
+                continue
+            acted.append(True)
+            request = hook.before_run(context)
+            if request is None:
+                requests.append(None)
+                continue
+            requests.append(request.fetches)
+            if request.feed_dict:
+                if hook_feeds is None:
+                    hook_feeds = {}
+                session._raise_if_feeds_intersects(hook_feeds, request.feed_dict, "Same tensor is fed by two hooks.")
+                hook_feeds.update(request.feed_dict)
+            if request.options:
+                if options is None:
+                    options = _RunOptions()
+                session._merge_run_options(options, request.options)
+            # Over the network a prepared run brings no metadata back, which this hook may want to see.
+            unplanned = unplanned or (self.raw_fields["_target"] and slot.has_after and slot.trigger is None)
+        if hook_feeds:
+            if user_feeds:
+                session._raise_if_feeds_intersects(user_feeds, hook_feeds,
+                                                   "Same tensor is fed by a SessionRunHook and user.")
+                hook_feeds.update(user_feeds)
+            user_feeds = hook_feeds
+        if options is not None:
+            self.cache.decline("a hook asked for run options")
+        elif unplanned:
+            self.cache.decline("a hook in plain Python may read the metadata of a remote run")
+        elif fetches is not None:
+            for prepared in self.recent_mixed:
+                if prepared.serves(requests, acted, user_feeds):
+                    break
+            else:
+                prepared = self.prepare(self.recent_mixed, requests, acted, user_feeds)
+            if prepared is not None:
+                feeds = prepared.plan.feed_values(user_feeds)
+                if feeds is None:
+                    self.cache.decline("a fed value needs Session.run's own conversion or error")
+        if feeds is None:
+            return self.session_way(session, active, requests, acted, context, fetches, user_feeds, options)
+        values = prepared.plan.call(feeds)
+        self.planned += 1
+        clock.known = False
+        self.finish(session, active, 0, acted, prepared, values, context, clock)
+        return (<Template>prepared.plan.parts[0]).build(values)
+
+    cdef object finish(self, object session, list slots, Py_ssize_t first, list acted, PreparedStep prepared,
+                       list values, object context, Clock* clock):
+        # Calls `after_run` where there is something to do, from hook number `first` on.
+        cdef object hooks = self.hooks
+        cdef object options = None, metadata = None, results
+        cdef Slot slot
+        cdef PyObject* value
+        cdef Py_ssize_t i = first, index
+        cdef int decision
+        while i < len(hooks):
+            hook = hooks[i]
+            if i < len(slots) and (<Slot>slots[i]).hook is hook:
+                slot = <Slot>slots[i]
+                index = prepared.indices[i] if not acted[i] else -1
+                value = NULL if index < 0 else PyList_GET_ITEM(values, index)
+                if acted[i] and slot.trigger is not None:
+                    decision = ACT
+                else:
+                    decision = slot.after(value, clock)
+                    if decision == READ:
+                        decision = slot.after_read(self.read(slot.tensor), clock)
+                part = prepared.plan.parts[i + 1]
+            else:
+                # Appended, or moved, after the run was prepared: nothing was fetched for it.
+                slot = Slot(hook)
+                decision = ACT
+                part = None
+            if decision != QUIET:
+                if options is None:
+                    options = _RunOptions()
+                    metadata = _RunMetadata()
+                results = None if part is None else (<Template>part).build(values)
+                hook.after_run(context, _SessionRunValues(results, options, metadata))
+                if slot.trigger is not None:
+                    slot.trigger.acted(results)
+            i += 1
+        session._should_stop = session._should_stop or context.stop_requested
+
+    cdef object read(self, object tensor):
+        # The value of one tensor, by a run of its own, as a hook would ask the raw session for it.
+        cdef PreparedStep prepared
+        cdef list requests = [tensor]
+        for prepared in self.recent_mixed:
+            if prepared.serves(requests, [], None):
+                break
+        else:
+            prepared = self.prepare(self.recent_mixed, requests, [], None)
+        if prepared is None:
+            return self.raw.run(tensor)
+        return (<Template>prepared.plan.parts[0]).build(prepared.plan.call(prepared.plan.feed_values(None)))
+
+    cdef object session_way(self, object session, list slots, list requests, list acted, object context,
+                            object fetches, object feed_dict, object options):
+        # The run itself through `Session.run`. Every hook is then called, also the quiet ones: asking for their
+        # request once more changes nothing that was not already decided.
+        cdef Slot slot
+        cdef Py_ssize_t i
+        cdef dict wanted = {"caller": fetches}
+        for i in range(len(slots)):
+            slot = <Slot>slots[i]
+            request = requests[i + 1]
+            if not acted[i] and slot.trigger is not None:
+                asked = slot.hook.before_run(context)
+                request = None if asked is None else asked.fetches
+            if request is not None:
+                wanted[slot.hook] = request
+        if options is None:
+            options = _RunOptions()
+        metadata = _RunMetadata()
+        outputs = self.raw.run(fetches=wanted, feed_dict=feed_dict, options=options, run_metadata=metadata)
+        for hook in self.hooks:
+            results = outputs[hook] if hook in outputs else None
+            hook.after_run(context, _SessionRunValues(results, options, metadata))
+        for slot in slots:
+            if slot.trigger is not None:
+                slot.trigger.acted(outputs.get(slot.hook))
+        session._should_stop = session._should_stop or context.stop_requested
+        return outputs["caller"]
+
+
+cdef int _to_front(list recent, PreparedStep prepared) except -1:
+    # Replaces the list's contents in one go: another thread may be walking it.
+    recent[:] = ([prepared] + [other for other in recent if other is not prepared])[:_RECENT]
+    return 0
+
+
+cdef Slot _slot_at(tuple slots, Py_ssize_t i, object hook):
+    if i < len(slots) and (<Slot>slots[i]).hook is hook:
+        return <Slot>slots[i]
+    return Slot(hook)
+
+
+cdef object _quiet_index(object part):
+    # Where the value of the one tensor in a quiet request is.
+    if isinstance(part, TensorTemplate):
+        return (<TensorTemplate>part).index
+    if isinstance(part, MappingTemplate) and len((<MappingTemplate>part).items) == 1:
+        return _quiet_index((<MappingTemplate>part).items[0])
+    return -1
+
+
+cdef class HookedSessionBase:
+    """Compiled part of our hooked session: its `run`, and the dispatchers behind it."""
+
+    def __init__(self, sess, hooks, str scheduling):
+        """Args as TensorFlow's `_HookedSession`, and `scheduling` as `PlanCache`."""
+        _HookedSession.__init__(self, sess, hooks)
+        self.scheduling = scheduling
+        self.subsets = {}
+        self.cache = PlanCache(sess, scheduling)
+        self.dispatcher = HookDispatcher(sess, hooks, self.cache)
+
+    cdef HookDispatcher current_dispatcher(self):
+        # Programs replace the wrapped session and the hooks list.
+        cdef HookDispatcher dispatcher = self.dispatcher
+        if dispatcher.raw is not self._sess or dispatcher.hooks is not self._hooks:
+            if dispatcher.raw is not self._sess:
+                self.cache = PlanCache(self._sess, self.scheduling)
+            self.subsets = {}
+            dispatcher = self.dispatcher = HookDispatcher(self._sess, self._hooks, self.cache)
+        return dispatcher
+
+    cdef object step(self, object fetches, object feed_dict):
+        # One step with all hooks and no options of the caller's.
+        if self._should_stop is not False or self._sess is None:
+            if self.should_stop():
+                raise RuntimeError("Run called even after should_stop requested.")
+        return self.current_dispatcher().step(self, fetches, feed_dict)
+
+    def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
+        """Runs one step with the hooks; see `tf.compat.v1.Session.run`."""
+        cdef Call call
+        cdef HookDispatcher dispatcher
+        cdef object hooks = None
+        if type(fetches) is Call:
+            call = <Call>fetches
+            if call.error is not None:
+                error = call.error
+                call.error = None
+                raise error
+            fetches = call.fetches
+            hooks = call.hooks
+        if self.should_stop():
+            raise RuntimeError("Run called even after should_stop requested.")
+        if hooks is not None:
+            return self.run_subset(hooks, fetches, feed_dict, options, run_metadata)
+        dispatcher = self.current_dispatcher()
+        if options is not None or run_metadata is not None:
+            dispatcher.steps += 1
+            self.cache.decline("the caller gave options or run_metadata")
+            return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
+        return dispatcher.step(self, fetches, feed_dict)
+
+    def run_subset(self, hooks, fetches, feed_dict, options, run_metadata):
+        """Runs one step that only some of the hooks see.
+
+        Args:
+          hooks: False: no hook; else a list of hooks of this session.
+          fetches: As `tf.compat.v1.Session.run`, and so are the others.
+
+        Raises:
+          ValueError: `hooks` names something that is not a hook of this session.
+        """
+        wanted = [] if hooks is False else list(hooks)
+        chosen = [hook for hook in self._hooks if any(hook is other for other in wanted)]
+        for other in wanted:
+            if not any(hook is other for hook in chosen):
+                raise ValueError(f"hooks must be False or a list of hooks of this session; got {other!r}.")
+        self.current_dispatcher()
+        if options is not None or run_metadata is not None:
+            part = _SubsetSession(self, chosen)
+            return _HookedSession.run(part, fetches, feed_dict, options, run_metadata)
+        key = tuple([id(hook) for hook in chosen])
+        known = self.subsets.get(key)
+        if known is None:
+            if len(self.subsets) >= 16:
+                self.subsets = {}
+            known = self.subsets[key] = HookDispatcher(self._sess, chosen, self.cache)
+        return (<HookDispatcher>known).step(self, fetches, feed_dict)
+
+    def close(self):
+        """Closes the raw session and drops all plans."""
+        try:
+            super(HookedSessionBase, self).close()
+        finally:
+            self.cache.clear()
+            self.subsets = {}
+
+    def report(self):
+        """Returns a dict that tells how the steps of this raw session ran."""
+        cdef list dispatchers = [self.dispatcher] + list(self.subsets.values())
+        return {"steps": sum([(<HookDispatcher>one).steps for one in dispatchers]),
+                "planned_steps": sum([(<HookDispatcher>one).planned for one in dispatchers]),
+                "declined": dict(self.cache.declined), "plans_made": self.cache.made,
+                "plans_evicted": self.cache.evicted, "plans": self.cache.describe()}
+
+
+cdef class SessionRunner:
+    """Compiled part of our monitored sessions: the step path through TensorFlow's chain in one hop.
+
+    As long as every link of the chain is TensorFlow's own and unchanged, and nothing is to be recovered, stopped or
+    raised, the links have nothing to do but to pass the call on. In every other case the chain itself is called.
+    """
+
+    cdef HookedSessionBase intact_chain(self):
+        # The hooked session at the chain's end, or None if a link may do something of its own.
+        cdef PyObject* link = <PyObject*>self._sess
+        cdef PyObject* fields
+        if link is NULL or link is <PyObject*>None:
+            return None
+        if type(<object>link) is _RecoverableSession:
+            fields = instance_dict(link)
+            link = PyDict_GetItem(<object>fields, "_sess")
+            if (link is NULL or not _recoverable_guard.intact() or PyDict_GetItem(<object>fields, "run") is not NULL
+                    or PyDict_GetItem(<object>fields, "should_stop") is not NULL):
+                link = NULL
+            Py_DECREF(<object>fields)
+        if link is NULL or type(<object>link) is not _CoordinatedSession or not _coordinated_guard.intact():
+            return None
+        fields = instance_dict(link)
+        link = PyDict_GetItem(<object>fields, "_sess")
+        if (link is NULL or PyDict_GetItem(<object>fields, "run") is not NULL
+                or PyDict_GetItem(<object>fields, "should_stop") is not NULL):
+            link = NULL
+        Py_DECREF(<object>fields)
+        if link is NULL or not isinstance(<object>link, HookedSessionBase):
+            return None
+        return <HookedSessionBase>link
+
+    def run(self, fetches, feed_dict=None, options=None, run_metadata=None, *, hooks=None):
+        """Runs one step, with the hooks.
+
+        Args:
+          fetches: As `tf.compat.v1.Session.run`, and so are the next three.
+          feed_dict: What to feed.
+          options: A RunOptions proto. A step with one goes through TensorFlow's own `Session.run`.
+          run_metadata: A RunMetadata proto to fill; likewise.
+          hooks: None: all hooks take part. False: none does. A list of hooks of this session: only those do. Hooks
+            that take no part are not told of the run; the stop check and recovery stay.
+
+        Returns:
+          Results in the structure of `fetches`, as `tf.compat.v1.Session.run`.
+
+        Raises:
+          RuntimeError: A stop was requested before, or the session is closed.
+          ValueError: `hooks` names something that is not a hook of this session.
+        """
+        cdef HookedSessionBase hooked
+        if hooks is not None:
+            fetches = Call(fetches, hooks, None)
+        elif options is None and run_metadata is None:
+            hooked = self.intact_chain()
+            if hooked is not None:
+                try:
+                    return hooked.step(fetches, feed_dict)
+                except Exception as error:
+                    # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for the
+                    # chain to say: it gets the same call, and meets the error where it would have met it.
+                    fetches = Call(fetches, None, error)
+        return self._sess.run(fetches, feed_dict=feed_dict, options=options, run_metadata=run_metadata)
+
+    def run_without_hooks(self, fetches, feed_dict=None, options=None, run_metadata=None):
+        """Runs one step that no hook sees; recovery and the stop check stay. Arguments as `run`."""
+        return self.run(fetches, feed_dict, options, run_metadata, hooks=False)
+
+    def should_stop(self):
+        """Returns whether the loop should end: a hook or a thread of the coordinator's asked for it, or `close` came."""
+        cdef HookedSessionBase hooked = self.intact_chain()
+        if hooked is not None and hooked._should_stop is False and hooked._sess is not None and self.goes_on():
+            return False
+        return super(SessionRunner, self).should_stop()
+
+    cdef bint goes_on(self) except -1:
+        # Whether the coordinator has neither an exception to raise nor a stop to report. Reads two flags that other
+        # threads set, as `Coordinator` itself does.
+        cdef object coordinated, coordinator, event
+        cdef dict fields
+        coordinated = self._sess
+        if type(coordinated) is _RecoverableSession:
+            coordinated = coordinated._sess
+        coordinator = coordinated._coord
+        if type(coordinator) is not _coordinator_guard.cls or not _coordinator_guard.intact():
+            return False
+        fields = coordinator.__dict__
+        event = fields.get("_stop_event")
+        return (fields.get("_exc_info_to_raise", True) is None and type(event) is _Event and _event_guard.intact()
+                and event.__dict__.get("_flag") is False)
+
+
+class _SubsetSession:
+    # What TensorFlow's `_HookedSession.run` needs to run a step with some of the hooks: its own list, all else shared.
+
+    def __init__(self, hooked, hooks):
+        self._hooked = hooked
+        self._hooks = hooks
+
+    def __getattr__(self, name):
+        return getattr(self._hooked, name)
+
+    @property
+    def _should_stop(self):
+        return self._hooked._should_stop
+
+    @_should_stop.setter
+    def _should_stop(self, value):
+        self._hooked._should_stop = value

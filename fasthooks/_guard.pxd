@@ -1,0 +1,48 @@
+"""Is the code that a compiled path stands in for still TensorFlow's own?
+
+Shared by `_trigger` (hooks and timers), `_plan` (the raw session) and `_dispatch` (the session chain).
+"""
+
+from cpython.object cimport PyObject, PyTypeObject
+
+cdef extern from *:
+    """
+    /* A number that changes whenever the type or one of its bases is modified; 0: not known, look slowly. */
+    static CYTHON_INLINE unsigned int fasthooks_type_tag(PyTypeObject *type) {
+    #if PY_VERSION_HEX < 0x030C0000
+        if (!PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG)) return 0;
+    #endif
+        return type->tp_version_tag;
+    }
+    """
+    unsigned int type_tag "fasthooks_type_tag"(PyTypeObject *type) noexcept nogil
+
+
+# The instance `__dict__` as it is now (a new reference), or NULL without an error set where there is none.
+cdef PyObject* instance_dict(PyObject* obj) noexcept
+
+# Whether every definition of the methods that `obj` can see (its own attributes, its class, every base) is known code,
+# and no class of its redefines one of the fields.
+cdef bint definitions_known(object obj, tuple methods, tuple fields) except -1
+
+
+cdef class ClassGuard:
+    cdef readonly type cls      # the class that is watched
+    cdef dict originals         # name -> the function that TensorFlow defines; None: it was patched before our import
+    cdef unsigned int tag       # version tag of `cls` at the last look
+    cdef bint unchanged         # result of the last look
+    # True while `cls` resolves every name to TensorFlow's own function. About 2 ns unless a class changed.
+    cdef bint intact(self) except -1
+
+
+cdef class Watched:
+    cdef unsigned long epoch            # bumped when an attribute that steers the compiled path is set or deleted
+    cdef unsigned long checked_epoch    # the epoch at the last look
+    cdef unsigned int checked_tag       # the type's tag at the last look
+    cdef PyTypeObject* checked_type     # the type at the last look (never dereferenced)
+    cdef bint stock                     # result of the last look
+    # True while all that the compiled path replaces is known code. About 2 ns unless something was set.
+    cdef bint is_stock(self) except -1
+    # Methods the compiled path stands in for, and attributes it reads as C fields.
+    cdef tuple watched_methods(self)
+    cdef tuple watched_fields(self)

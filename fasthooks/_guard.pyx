@@ -1,0 +1,154 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""Is the code that a compiled path stands in for still TensorFlow's own?
+
+A compiled path may only replace a method whose behaviour it knows. Programs patch TensorFlow's classes, set methods on
+objects, subclass and mock, before and after a session was made, and all of that must be found on the next step. Two
+cheap facts make the question affordable on every step: CPython's version tag of a type, which changes with every
+change of the class or of its bases, and an epoch that `Watched.__setattr__` bumps. Only when one of them moved are the
+classes walked again.
+"""
+
+import copyreg
+
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_DECREF
+
+cdef extern from "Python.h":
+    PyObject* PyObject_GenericGetDict(PyObject*, void*)
+    int PyObject_GenericSetAttr(object, object, PyObject*) except -1
+    void PyErr_Clear() noexcept
+
+# Strong references to the functions whose behaviour the compiled triggers reproduce, by identity: a patched-in
+# function may be unhashable or compare equal to anything.
+_known = {}
+# Classes at which the search for redefined attributes may stop: their own attributes are what the triggers were
+# written for.
+_known_classes = set()
+# Names that change how every other attribute is found; a class that defines one is never taken for known.
+cdef frozenset _lookup_names = frozenset({"__getattribute__", "__getattr__", "__setattr__", "__delattr__"})
+
+
+def know(*functions):
+    """Declares functions whose behaviour a compiled path reproduces."""
+    for function in functions:
+        _known[id(function)] = function
+
+
+def know_class(cls):
+    """Declares a class whose own attributes a compiled path reads as they are."""
+    _known_classes.add(cls)
+
+
+def is_defined_in(function, module):
+    """Whether `function` is a plain Python function whose code stands in `module`'s file.
+
+    `functools.wraps` copies names and `__module__`, never the code, so a wrapper that was installed before fasthooks
+    was imported does not pass for the original.
+    """
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.rpartition(".")[0] == module.__file__.rpartition(".")[0]
+
+
+cdef PyObject* instance_dict(PyObject* obj) noexcept:
+    cdef PyObject* found = PyObject_GenericGetDict(obj, NULL)
+    if found is NULL:
+        PyErr_Clear()
+    return found
+
+
+cdef bint definitions_known(object obj, tuple methods, tuple fields) except -1:
+    cdef type cls = type(obj)
+    cdef PyObject* own = instance_dict(<PyObject*>obj)
+    cdef bint inherited = False
+    if own is not NULL:
+        attributes = <object>own
+        Py_DECREF(attributes)  # `attributes` holds its own reference
+        for name in methods:
+            if name in attributes:
+                return False
+    for base in cls.__mro__:
+        inherited = inherited or base in _known_classes
+        attributes = base.__dict__
+        for name in methods:
+            if name in attributes and id(attributes[name]) not in _known:
+                return False
+        if not inherited:
+            if not _lookup_names.isdisjoint(attributes):
+                return False
+            for name in fields:
+                if name in attributes:
+                    return False
+    return inherited
+
+
+cdef class ClassGuard:
+    """Watches methods of one class.
+
+    Args:
+      cls: The class.
+      module: The module whose file defines TensorFlow's own versions.
+      names: Names of the methods. One that is already patched when the guard is made never counts as intact.
+    """
+
+    def __init__(self, type cls not None, module, tuple names not None):
+        self.cls = cls
+        self.originals = {}
+        for name in names:
+            function = getattr(cls, name)
+            self.originals[name] = function if is_defined_in(function, module) else None
+
+    cdef bint intact(self) except -1:
+        cdef unsigned int tag = type_tag(<PyTypeObject*>self.cls)
+        if tag == 0 or tag != self.tag:
+            self.unchanged = True
+            for name, original in self.originals.items():
+                # The look-up also makes CPython give the changed class a new tag.
+                if original is None or getattr(self.cls, name) is not original:
+                    self.unchanged = False
+            self.tag = type_tag(<PyTypeObject*>self.cls)
+        return self.unchanged
+
+    def is_intact(self):
+        """Whether the class still resolves every watched name to TensorFlow's own function."""
+        return self.intact()
+
+
+cdef class Watched:
+    """Base of compiled objects whose methods users may replace at any time."""
+
+    def __setattr__(self, str name not None, value):
+        PyObject_GenericSetAttr(self, name, <PyObject*>value)
+        self.epoch += 1
+
+    def __delattr__(self, str name not None):
+        PyObject_GenericSetAttr(self, name, NULL)
+        self.epoch += 1
+
+    cdef tuple watched_methods(self):
+        return ()
+
+    cdef tuple watched_fields(self):
+        return ()
+
+    cdef bint is_stock(self) except -1:
+        cdef PyTypeObject* cls = (<PyObject*>self).ob_type
+        cdef unsigned int tag = type_tag(cls)
+        if self.epoch != self.checked_epoch or tag != self.checked_tag or tag == 0 or cls is not self.checked_type:
+            self.checked_epoch = self.epoch
+            self.stock = definitions_known(self, self.watched_methods(), self.watched_fields())
+            # Any look-up on the class gives it a tag again if a change took it away.
+            getattr(type(self), "__init__", None)
+            self.checked_tag = type_tag(cls)
+            self.checked_type = cls
+        return self.stock
+
+    def __reduce_ex__(self, protocol):
+        """Supports `copy` and `pickle`: the C fields travel with the instance's own attributes."""
+        cdef dict state = dict(getattr(self, "__dict__", {}))
+        for name in self.watched_fields():
+            state[name] = getattr(self, name)
+        return copyreg.__newobj__, (type(self),), state
+
+    def __setstate__(self, dict state not None):
+        for name, value in state.items():
+            setattr(self, name, value)

@@ -1,0 +1,74 @@
+"""Prepared runs: feeds in, results out, and the bounded cache that holds them."""
+
+
+# Where the results of one fetch structure come from.
+cdef class Template:
+    # Whether `fetches` is that structure with those leaves. Leaves are compared with `is`, names as strings.
+    cdef bint matches(self, object fetches) except -1
+    # The structure with its leaves replaced by results.
+    cdef object build(self, list values)
+
+
+cdef class TensorTemplate(Template):
+    cdef object leaf                # a tensor, or what stands for one: a variable, a name
+    cdef readonly int index         # where its value is
+
+
+cdef class MappingTemplate(Template):
+    cdef object kind                # the dict's class
+    cdef object factory             # default factory of a defaultdict
+    cdef readonly tuple keys, items
+
+
+cdef class FeedSpec:
+    cdef readonly object tensor     # the tensor that is fed
+    cdef object numpy_type          # NumPy type that `Session.run` converts to
+    cdef int typenum                # NumPy's number of that type; -1: values need `Session.run`'s own way
+    cdef tuple dims                 # sizes, -1 where any; None: any rank
+    # Whether an array has a shape that may be fed.
+    cdef bint fits(self, object array) except -1
+    # The array to feed; None: `Session.run` has to judge this value.
+    cdef object accept(self, object value)
+
+
+cdef class Plan:
+    cdef readonly object session    # the raw session; strong: its native half lives while a plan does
+    cdef dict session_fields        # its `__dict__`
+    cdef readonly tuple parts       # a Template for each request (the caller's first); None: fetches nothing
+    cdef readonly tuple feeds       # a FeedSpec for each fed tensor
+    cdef list fetch_names           # what the native callable returns, each once
+    cdef list target_names
+    cdef object callable            # owner of the native callable: releases it when its last user is gone
+    cdef object handle              # the callable's number, an int
+    cdef readonly str scheduling    # "pool" or "inline"; "trial" while both are timed
+    cdef readonly str reason        # why that one
+    cdef readonly int n_ops         # ops of the pruned graph; -1: not counted
+    cdef Trial trial                # None once decided
+    # Whether the keys of `feed_dict` are those of this plan.
+    cdef bint takes(self, object feed_dict) except -1
+    # Arrays to feed, in the callable's order; None: `Session.run` has to judge a value. Keys must be this plan's.
+    cdef list feed_values(self, object feed_dict)
+    # Runs. Returns the value of each unique fetch; arrays among them are private copies.
+    cdef list call(self, list feeds)
+    cdef list native_call(self, object handle, list feeds)
+
+
+# Both native callables of a plan while they are timed against each other.
+cdef class Trial:
+    cdef object pool, inline        # owners of the callables; `inline` is made on the second run
+    cdef double pool_secs, inline_secs      # fastest run so far, seconds
+    cdef int runs                   # runs so far
+    cdef list call(self, Plan plan, list feeds)
+
+
+cdef class PlanCache:
+    cdef readonly object session
+    cdef readonly str scheduling    # as the user asked: "auto", "pool" or "inline"
+    cdef readonly int capacity
+    cdef dict plans                 # signature -> Plan or Refusal; least recently used first
+    cdef str session_hazard         # why no plan of this session may run inline; "": nothing
+    cdef readonly unsigned long made, evicted   # plans made and dropped so far
+    cdef readonly dict declined     # reason -> number of steps that went TensorFlow's way for it
+    # A plan for these requests (the caller's first; None: fetches nothing), or None: take TensorFlow's way.
+    cdef Plan find(self, list requests, object feed_dict)
+    cdef object decline(self, str reason)

@@ -1,0 +1,609 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""Prepared runs: feeds in, results out, and the bounded cache that holds them.
+
+`Session.run` parses fetches and feeds on every call. A plan has done that once: it owns a native callable for one
+combination of requests and feed keys, and knows where each result belongs. What a native callable does differently
+from `Session.run` is made good here:
+
+- array results alias TensorFlow's memory: a plan hands out copies;
+- feeds are neither checked nor converted: a plan passes on exact arrays of the right dtype and shape, converts as
+  `Session.run` does, and declines what needs `Session.run`'s own judgement or error;
+- a tensor both fed and fetched, session handles, structures that cannot be compared cheaply: declined;
+- errors lack their op: they are raised again through the session's own `_do_call`;
+- calling one on a session whose native half is gone, or releasing it while a thread is inside, kills the interpreter:
+  the session is checked before each call, and a callable is released by its owner's reference count, so by the last
+  thread that leaves it, whatever evicted the plan meanwhile.
+
+"Declined" means that the step goes through `Session.run`, which then does and says what it always did.
+"""
+
+import collections
+import time
+
+import numpy as np
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.client import pywrap_tf_session
+from tensorflow.python.client import session as session_lib
+from tensorflow.python.framework import dtypes, errors, ops
+from tensorflow.python.framework import tensor as tensor_lib
+from tensorflow.python.ops import session_ops
+
+from fasthooks import scheduling as scheduling_lib
+
+cimport numpy as cnp
+from cpython.dict cimport PyDict_GetItem, PyDict_Next
+from cpython.object cimport PyObject
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    PyObject* Py_False
+
+# TensorFlow 2.16 and later convert feeds with this helper, which follows NumPy 2's rules; before, with NumPy itself.
+try:
+    from tensorflow.python.util.numpy_compat import np_asarray as _as_array
+except ImportError:
+    _as_array = np.asarray
+
+cdef object _run_callable = pywrap_tf_session.TF_SessionRunCallable
+cdef object _OpError = errors.OpError
+cdef object _perf_counter = time.perf_counter
+# Dict keys of a fetch structure that are compared by value; others by identity.
+cdef frozenset _value_keys = frozenset({str, int, float, bool, bytes})
+cdef tuple _map_types = (dict, collections.OrderedDict, collections.defaultdict)
+# Deeper structures, and those that contain themselves, are TensorFlow's to judge.
+cdef int _MAX_DEPTH = 32
+# Timed runs of each kind before a plan settles on pool or inline.
+cdef int _TRIAL_RUNS = 5
+
+
+class Declined(Exception):
+    """Raised while a plan is made for something that has to go TensorFlow's way; the message says why."""
+
+
+cdef class Refusal:
+    """Stands in the cache for requests that were looked at and declined."""
+
+    cdef readonly str reason
+    cdef list alive     # keeps the objects alive whose `id` the signature holds
+
+    def __init__(self, str reason, list alive):
+        self.reason = reason
+        self.alive = alive
+
+
+# Fetch structures
+
+
+cdef class Template:
+    cdef bint matches(self, object fetches) except -1:
+        raise NotImplementedError
+
+    cdef object build(self, list values):
+        raise NotImplementedError
+
+
+cdef class TensorTemplate(Template):
+    def __init__(self, leaf, int index):
+        self.leaf = leaf
+        self.index = index
+
+    cdef bint matches(self, object fetches) except -1:
+        return fetches is self.leaf or (type(self.leaf) is str and type(fetches) is str and fetches == self.leaf)
+
+    cdef object build(self, list values):
+        return values[self.index]
+
+
+cdef class OperationTemplate(Template):
+    cdef object leaf
+
+    def __init__(self, leaf):
+        self.leaf = leaf
+
+    cdef bint matches(self, object fetches) except -1:
+        return fetches is self.leaf or (type(self.leaf) is str and type(fetches) is str and fetches == self.leaf)
+
+    cdef object build(self, list values):
+        return None
+
+
+cdef class CompositeTemplate(Template):
+    # One leaf of several tensors: sparse, ragged, indexed slices. TensorFlow puts the value together.
+    cdef object leaf, build_results
+    cdef tuple indices
+
+    def __init__(self, leaf, build_results, tuple indices):
+        self.leaf = leaf
+        self.build_results = build_results
+        self.indices = indices
+
+    cdef bint matches(self, object fetches) except -1:
+        return fetches is self.leaf
+
+    cdef object build(self, list values):
+        return self.build_results([values[i] for i in self.indices])
+
+
+cdef class SequenceTemplate(Template):
+    cdef object kind    # list, tuple, or the namedtuple's class
+    cdef tuple items
+
+    def __init__(self, kind, tuple items):
+        self.kind = kind
+        self.items = items
+
+    cdef bint matches(self, object fetches) except -1:
+        cdef Py_ssize_t i, n = len(self.items)
+        if type(fetches) is not self.kind:
+            return False
+        if self.kind is list:
+            if len(<list>fetches) != n:
+                return False
+            for i in range(n):
+                if not (<Template>self.items[i]).matches((<list>fetches)[i]):
+                    return False
+        else:
+            if len(<tuple>fetches) != n:
+                return False
+            for i in range(n):
+                if not (<Template>self.items[i]).matches((<tuple>fetches)[i]):
+                    return False
+        return True
+
+    cdef object build(self, list values):
+        cdef Template item
+        cdef list results = [item.build(values) for item in self.items]
+        if self.kind is list:
+            return results
+        return tuple(results) if self.kind is tuple else self.kind(*results)
+
+
+cdef class MappingTemplate(Template):
+    def __init__(self, kind, factory, tuple keys, tuple items):
+        self.kind = kind
+        self.factory = factory
+        self.keys = keys
+        self.items = items
+
+    cdef bint matches(self, object fetches) except -1:
+        cdef Py_ssize_t i = 0
+        if (type(fetches) is not self.kind or len(<dict>fetches) != len(self.keys)
+                or (self.factory is not None and fetches.default_factory is not self.factory)):
+            return False
+        for key, value in (<dict>fetches).items() if self.kind is dict else fetches.items():
+            expected = self.keys[i]
+            if key is not expected and not (type(key) is type(expected) and type(key) in _value_keys
+                                            and key == expected):
+                return False
+            if not (<Template>self.items[i]).matches(value):
+                return False
+            i += 1
+        return True
+
+    cdef object build(self, list values):
+        cdef Py_ssize_t i
+        cdef dict results
+        if self.kind is dict:
+            results = {}
+            for i in range(len(self.keys)):
+                results[self.keys[i]] = (<Template>self.items[i]).build(values)
+            return results
+        pairs = [(self.keys[i], (<Template>self.items[i]).build(values)) for i in range(len(self.keys))]
+        if self.kind is collections.defaultdict:
+            return collections.defaultdict(self.factory, pairs)
+        return self.kind(pairs)
+
+
+cdef int sign(object fetches, list key, list alive, int depth) except -1:
+    # Appends what tells this structure from all others: `id`s (kept from being reused by `alive`), lengths and keys.
+    cdef type kind = type(fetches)
+    if depth == 0:
+        raise Declined("a fetch structure is nested too deeply")
+    if kind is str:
+        key.append(fetches)
+    elif kind is list or isinstance(fetches, tuple):
+        key.append((id(kind), len(fetches)))
+        alive.append(kind)
+        for item in fetches:
+            sign(item, key, alive, depth - 1)
+    elif kind in _map_types:
+        key.append((id(kind), len(fetches)))
+        if kind is collections.defaultdict:
+            key.append(id(fetches.default_factory))
+            alive.append(fetches.default_factory)
+        for name, item in fetches.items():
+            if type(name) in _value_keys:
+                key.append((type(name).__name__, name))
+            elif isinstance(name, tuple):
+                raise Declined("a fetch structure has a tuple as a key")
+            else:
+                key.append(id(name))
+                alive.append(name)
+            sign(item, key, alive, depth - 1)
+    else:
+        key.append(id(fetches))
+        alive.append(fetches)
+    return 0
+
+
+class _Elements:
+    """Collects the tensors and operations of all requests of a plan, each once."""
+
+    def __init__(self, graph):
+        self.graph = graph
+        self.tensors = []
+        self.targets = []
+        self._index = {}
+
+    def add(self, element):
+        """Returns the index of a tensor's value, or None for an operation."""
+        known = self._index.get(id(element))
+        if known is not None:
+            return known[0]
+        operation = isinstance(element, ops.Operation)
+        op = element if operation else element.op
+        if not self.graph.is_fetchable(op):
+            raise Declined("an element may not be fetched")
+        if operation:
+            index = None
+            self.targets.append(element)
+        else:
+            if op.type in ("GetSessionHandle", "GetSessionHandleV2"):
+                raise Declined("a session handle is fetched")
+            if element.dtype.base_dtype in (dtypes.resource, dtypes.variant):
+                raise Declined("a resource or variant is fetched")
+            index = len(self.tensors)
+            self.tensors.append(element)
+        self._index[id(element)] = (index, element)
+        return index
+
+    def template(self, fetches):
+        """Returns the Template of one fetch structure; raises what TensorFlow raises for a bad one."""
+        kind = type(fetches)
+        if kind is list or kind is tuple or (isinstance(fetches, tuple) and hasattr(kind, "_fields")):
+            return SequenceTemplate(kind, tuple([self.template(item) for item in fetches]))
+        if kind in _map_types:
+            return MappingTemplate(kind, getattr(fetches, "default_factory", None), tuple(fetches),
+                                   tuple([self.template(item) for item in fetches.values()]))
+        if kind is not str and not kind.__module__.startswith("tensorflow"):
+            raise Declined(f"a fetch has the type {kind.__name__}")
+        with self.graph.as_default():
+            mapper = session_lib._FetchMapper.for_fetch(fetches)
+        found = mapper.unique_fetches()
+        indices = tuple([self.add(element) for element in found])
+        if len(found) == 1 and isinstance(mapper, session_lib._ElementFetchMapper) and (
+                kind is str or found[0] is fetches or hasattr(fetches, "_as_graph_element")):
+            return OperationTemplate(fetches) if indices[0] is None else TensorTemplate(fetches, indices[0])
+        return CompositeTemplate(fetches, mapper.build_results, indices)
+
+
+# Feeds
+
+
+cdef class FeedSpec:
+    """One fed tensor, and which values for it need no help from `Session.run`."""
+
+    def __init__(self, tensor):
+        shape = tensor.get_shape()
+        self.tensor = tensor
+        self.numpy_type = tensor.dtype.as_numpy_dtype
+        self.typenum = np.dtype(self.numpy_type).num
+        self.dims = None if shape.rank is None else tuple([-1 if size is None else size for size in shape.as_list()])
+        if tensor.dtype.base_dtype in (dtypes.resource, dtypes.variant) or tensor.dtype.is_quantized:
+            self.typenum = -1
+
+    cdef bint fits(self, object value) except -1:
+        cdef cnp.ndarray array = value
+        cdef Py_ssize_t i, size
+        if self.dims is None:
+            return True
+        if len(self.dims) != array.ndim:
+            return False
+        for i in range(array.ndim):
+            size = self.dims[i]
+            if size >= 0 and size != array.shape[i]:
+                return False
+        return True
+
+    cdef object accept(self, object value):
+        if (type(value) is np.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>value) == self.typenum
+                and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>value)):
+            return value if self.fits(value) else None
+        if self.typenum == -1 or isinstance(value, (tensor_lib.Tensor, session_ops.TensorHandle)):
+            return None
+        try:
+            array = _as_array(value, self.numpy_type)
+            # `Session.run` refuses an integer that the dtype cannot hold.
+            if isinstance(value, int) and (array.dtype == object or array.item() != value):
+                return None
+        except Exception:
+            return None
+        return array if type(array) is np.ndarray and self.fits(array) else None
+
+
+cdef Py_ssize_t position(tuple feeds, object tensor, Py_ssize_t expected) noexcept:
+    # Where `tensor` is among the feeds, most likely at `expected`; -1: nowhere.
+    cdef Py_ssize_t i, n = len(feeds)
+    if expected < n and (<FeedSpec>feeds[expected]).tensor is tensor:
+        return expected
+    for i in range(n):
+        if (<FeedSpec>feeds[i]).tensor is tensor:
+            return i
+    return -1
+
+
+# Plans
+
+
+def make_callable(session, feed_names, fetch_names, target_names, inline):
+    """Makes a native callable.
+
+    Args:
+      session: The raw session.
+      feed_names: Names of the tensors that are fed, in the order of the values.
+      fetch_names: Names of the tensors that are fetched, in the order of the results.
+      target_names: Names of the operations that are run.
+      inline: Whether all kernels run in the calling thread.
+
+    Returns:
+      TensorFlow's owner of the callable; it releases the callable when it is deleted, if the session is still open.
+    """
+    options = config_pb2.CallableOptions(feed=feed_names, fetch=fetch_names, target=target_names)
+    if inline:
+        options.run_options.inter_op_thread_pool = -1
+    return session._make_callable_from_options(options)
+
+
+def _raise(error):
+    raise error
+
+
+cdef class Plan:
+    """One prepared run of one raw session. Made by `PlanCache`; used by any number of threads at once."""
+
+    def __init__(self, session, tuple parts, tuple feeds, list fetch_names, list target_names):
+        self.session = session
+        self.session_fields = session.__dict__
+        self.parts = parts
+        self.feeds = feeds
+        self.fetch_names = fetch_names
+        self.target_names = target_names
+        self.n_ops = -1
+
+    def make(self, bint inline):
+        """Returns the owner of a new native callable for this plan."""
+        return make_callable(self.session, [(<FeedSpec>feed).tensor.name for feed in self.feeds], self.fetch_names,
+                             self.target_names, inline)
+
+    def settle(self, str scheduling, str reason, owner):
+        """Takes `owner`'s callable for all runs from now on."""
+        self.scheduling = scheduling
+        self.reason = reason
+        self.callable = owner
+        self.handle = owner._handle
+        self.trial = None
+
+    def try_both(self):
+        """Runs on the pool and inline in turn until the faster one is known."""
+        cdef Trial trial = Trial.__new__(Trial)
+        trial.pool = self.make(False)
+        trial.pool_secs = trial.inline_secs = float("inf")
+        self.scheduling = "trial"
+        self.reason = "the first runs are timed on the pool and inline"
+        self.trial = trial
+
+    def describe(self):
+        """Returns a dict that tells a person what this plan is."""
+        return {"fetches": list(self.fetch_names), "targets": list(self.target_names),
+                "feeds": [(<FeedSpec>feed).tensor.name for feed in self.feeds], "ops": self.n_ops,
+                "scheduling": self.scheduling, "reason": self.reason}
+
+    cdef bint takes(self, object feed_dict) except -1:
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef Py_ssize_t at = 0, i = 0
+        if not feed_dict:
+            return len(self.feeds) == 0
+        if type(feed_dict) is not dict and type(feed_dict) is not collections.OrderedDict:
+            return False
+        if len(<dict>feed_dict) != len(self.feeds):
+            return False
+        while PyDict_Next(feed_dict, &at, &key, &value):
+            if position(self.feeds, <object>key, i) < 0:
+                return False
+            i += 1
+        return True
+
+    cdef list feed_values(self, object feed_dict):
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef Py_ssize_t at = 0, i = 0, where, n = len(self.feeds)
+        cdef list arrays, pairs
+        if n == 0:
+            return _no_feeds
+        # Conversion may run Python code that changes the dict: take the values first.
+        pairs = list((<dict>feed_dict).items())
+        arrays = [None] * n
+        for tensor, fed in pairs:
+            where = position(self.feeds, tensor, i)
+            i += 1
+            if where < 0:
+                return None
+            array = (<FeedSpec>self.feeds[where]).accept(fed)
+            if array is None:
+                return None
+            arrays[where] = array
+        return arrays if i == n else None
+
+    cdef list native_call(self, object handle, list feeds):
+        cdef PyObject* native = PyDict_GetItem(self.session_fields, "_session")
+        cdef PyObject* closed = PyDict_GetItem(self.session_fields, "_closed")
+        # A missing native session would be a null pointer inside TensorFlow.
+        if native is NULL or native is <PyObject*>None or closed is not Py_False:
+            raise RuntimeError("Attempted to use a closed Session.")
+        try:
+            return _run_callable(<object>native, handle, feeds, None)
+        except _OpError as error:
+            # Adds the op, its definition and where it was made, as for an error of `Session.run`.
+            return self.session._do_call(_raise, error)
+
+    cdef list call(self, list feeds):
+        cdef list values
+        cdef Trial trial = self.trial
+        cdef Py_ssize_t i
+        cdef object owner
+        if trial is None:
+            owner = self.callable   # keeps the callable alive if the plan settles on another one meanwhile
+            values = self.native_call(self.handle, feeds)
+        else:
+            values = trial.call(self, feeds)
+        for i in range(len(values)):
+            value = values[i]
+            # Numbers arrive as immutable scalars, strings as arrays of objects that are already ours.
+            if cnp.PyArray_Check(value) and not cnp.PyArray_CHKFLAGS(<cnp.ndarray>value, cnp.NPY_ARRAY_OWNDATA):
+                values[i] = cnp.PyArray_NewCopy(<cnp.ndarray>value, cnp.NPY_CORDER)
+        return values
+
+
+cdef list _no_feeds = []
+
+
+cdef class Trial:
+    cdef list call(self, Plan plan, list feeds):
+        cdef int run = self.runs
+        cdef double begin, secs
+        cdef bint inline = run % 2 == 1
+        cdef object owner
+        self.runs = run + 1
+        if inline and self.inline is None:
+            self.inline = plan.make(True)
+        owner = self.inline if inline else self.pool
+        begin = _perf_counter()
+        values = plan.native_call(owner._handle, feeds)
+        secs = _perf_counter() - begin
+        # The first run of each also builds caches; it does not count.
+        if run >= 2:
+            if inline:
+                self.inline_secs = min(self.inline_secs, secs)
+            else:
+                self.pool_secs = min(self.pool_secs, secs)
+        if run >= 2 * _TRIAL_RUNS + 1 and plan.trial is self and self.inline is not None:
+            figures = f"inline {self.inline_secs * 1e6:.1f} us, pool {self.pool_secs * 1e6:.1f} us"
+            if self.inline_secs <= self.pool_secs:
+                plan.settle("inline", f"no slower: {figures}", self.inline)
+            else:
+                plan.settle("pool", f"faster: {figures}", self.pool)
+        return values
+
+
+cdef class PlanCache:
+    """The plans of one raw session, at most `capacity` of them; the least recently used one goes first.
+
+    Args:
+      session: A `tf.compat.v1.Session`.
+      scheduling: "auto": inline where that is safe and measured to be no slower, else the pool. "pool", "inline":
+        always that.
+      capacity: How many plans, and requests known to be declined, are kept.
+    """
+
+    def __init__(self, session, str scheduling="auto", int capacity=64):
+        self.session = session
+        self.scheduling = scheduling
+        self.capacity = capacity
+        self.plans = {}
+        self.declined = {}
+
+    def clear(self):
+        """Drops all plans. A callable that a thread is still in is released when that thread leaves it."""
+        self.plans.clear()
+
+    def describe(self):
+        """Returns a list of dicts, one for each plan, least recently used first."""
+        return [plan.describe() for plan in list(self.plans.values()) if isinstance(plan, Plan)]
+
+    cdef object decline(self, str reason):
+        self.declined[reason] = self.declined.get(reason, 0) + 1
+
+    cdef Plan find(self, list requests, object feed_dict):
+        cdef list key = [], alive = []
+        cdef object found
+        try:
+            for request in requests:
+                key.append(-1)
+                if request is not None:
+                    sign(request, key, alive, _MAX_DEPTH)
+            if feed_dict:
+                if type(feed_dict) is not dict and type(feed_dict) is not collections.OrderedDict:
+                    raise Declined(f"feed_dict has the type {type(feed_dict).__name__}")
+                alive.extend(feed_dict)
+                key.append(tuple(sorted([id(tensor) for tensor in feed_dict])))
+        except Declined as why:
+            self.decline(str(why))
+            return None
+        signature = tuple(key)
+        found = self.plans.pop(signature, None)
+        if found is None:
+            try:
+                found = self.make(requests, list(feed_dict) if feed_dict else [])
+                self.made += 1
+            except Declined as why:
+                found = Refusal(str(why), alive)
+            except Exception as error:
+                # Whatever is wrong with the request, `Session.run` says it in TensorFlow's words.
+                found = Refusal(f"{type(error).__name__} while the run was prepared", alive)
+        self.plans[signature] = found
+        if len(self.plans) > self.capacity:
+            for oldest in self.plans:
+                break
+            if self.plans.pop(oldest, None) is not None:
+                self.evicted += 1
+        if type(found) is Refusal:
+            self.decline((<Refusal>found).reason)
+            return None
+        return found
+
+    def make(self, list requests, list feed_keys):
+        """Makes a plan.
+
+        Args:
+          requests: Fetch structures, the caller's first; None for one that fetches nothing.
+          feed_keys: Keys of the feed dict.
+
+        Raises:
+          Declined: The run has to go TensorFlow's way.
+        """
+        graph = self.session.graph
+        elements = _Elements(graph)
+        parts = tuple([None if request is None else elements.template(request) for request in requests])
+        for key in feed_keys:
+            if not isinstance(key, tensor_lib.Tensor) or key.graph is not graph or not graph.is_feedable(key):
+                raise Declined("a feed key is not a tensor of this graph that may be fed")
+        names = [key.name for key in feed_keys]
+        if not elements.tensors and not elements.targets:
+            raise Declined("nothing is fetched")
+        if not set(names).isdisjoint([tensor.name for tensor in elements.tensors]):
+            raise Declined("a tensor is both fed and fetched")
+        if len(set(names)) < len(names):
+            raise Declined("a tensor is fed twice")
+        cdef Plan plan = Plan(self.session, parts, tuple([FeedSpec(key) for key in feed_keys]),
+                              [tensor.name for tensor in elements.tensors], [op.name for op in elements.targets])
+        self.schedule(plan, elements, feed_keys)
+        return plan
+
+    def schedule(self, Plan plan not None, elements, feed_keys):
+        """Decides how the plan's kernels run, or that both ways are timed first."""
+        if self.scheduling != "auto":
+            plan.settle(self.scheduling, "asked for", plan.make(self.scheduling == "inline"))
+            return
+        if self.session_hazard is None:
+            self.session_hazard = scheduling_lib.session_hazard(self.session) or ""
+        hazard = self.session_hazard
+        if not hazard:
+            hazard, plan.n_ops = scheduling_lib.inline_hazard(graph=self.session.graph,
+                                                              fetches=elements.tensors + elements.targets,
+                                                              feeds=feed_keys)
+        if hazard:
+            plan.settle("pool", hazard, plan.make(False))
+        else:
+            plan.try_both()

@@ -1,0 +1,106 @@
+"""When a hook acts: step, seconds, NaN, never, always. Knows nothing of TensorFlow.
+
+Pointers called `fields` are the `__dict__` of a hook object of TensorFlow's own that a trigger stands for (borrowed from
+the caller, who holds it through the call), or NULL where the trigger is the hook and its C fields are the truth.
+"""
+
+from cpython.object cimport PyObject, PyTypeObject
+from libc.stdint cimport int64_t
+
+from fasthooks._guard cimport Watched
+
+# What a decision says.
+cdef enum Decision:
+    QUIET = 0   # the hook's own method would do nothing that has not been done here
+    ACT = 1     # call the hook's own method
+    READ = 2    # read the global step again and ask `after_read`
+    ODD = 3     # types that the compiled rule does not read; as ACT
+
+# One reading of `time.time`, shared by all decisions before a run, another one by all decisions after it.
+# Starts zeroed.
+cdef struct Clock:
+    bint known      # `time.time` was called
+    bint usable     # it returned a float
+    double now      # seconds since the epoch
+
+
+cdef class Timer(Watched):
+    # TensorFlow's private attributes: numbers or None, live in both directions.
+    cdef public object _every_secs, _every_steps, _last_triggered_step, _last_triggered_time
+
+
+cdef class TimerView:
+    cdef readonly object timer  # the timer that is looked at
+    cdef Timer compiled         # the same object, if it is ours
+    cdef bint never             # its class never triggers
+    cdef PyTypeObject* cls      # its class, if it is one whose methods and attributes are known; never dereferenced
+    cdef unsigned int tag       # version tag of that class
+    cdef int decide(self, int64_t step, Clock* clock) except -1
+
+
+cdef class HookTrigger(Watched):
+    cdef TimerView view         # of the timer last found in `_timer`
+    cdef object run_args        # what `before_run` returns on a quiet step ...
+    cdef object run_args_tensor     # ... and the tensor it was made for
+    # The tensor that a quiet step fetches, or NULL or None; borrowed. Runs no Python code.
+    cdef PyObject* quiet_tensor(self, PyObject* fields) noexcept
+    # That tensor in the structure that the hook's own `before_run` asks for.
+    cdef object quiet_fetches(self, object tensor)
+    cdef int before(self, PyObject* fields, Clock* clock) except -1
+    # `value`: what the run returned for the quiet tensor; NULL: the hook asked for nothing.
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1
+    # `value`: the global step read after the run, when `after` said READ.
+    cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1
+    # The hook's own `after_run` was called with these results.
+    cdef int acted(self, object results) except -1
+    # Decision of the timer that is in `_timer` now.
+    cdef int ask_timer(self, PyObject* timer, int64_t step, Clock* clock) except -1
+
+
+# Hooks that fetch the global step on every run.
+cdef class GlobalStepTrigger(HookTrigger):
+    cdef public object _global_step_tensor
+
+
+cdef class StopAtStepTrigger(GlobalStepTrigger):
+    cdef public object _last_step
+
+
+cdef class StepCounterTrigger(GlobalStepTrigger):
+    cdef public object _timer, _steps_per_run, _last_global_step
+
+
+cdef class CheckpointSaverTrigger(GlobalStepTrigger):
+    cdef public object _timer, _steps_per_run
+
+
+cdef class ProfilerTrigger(GlobalStepTrigger):
+    cdef public object _timer, _next_step, _request_summary
+
+
+cdef class SummarySaverTrigger(ProfilerTrigger):
+    cdef public object _summary_writer
+
+
+cdef class LoggingTensorTrigger(HookTrigger):
+    cdef public object _timer, _iter_count, _should_trigger
+
+
+cdef class NanTensorTrigger(HookTrigger):
+    cdef public object _loss_tensor
+
+
+cdef class GlobalStepWaiterTrigger(HookTrigger):
+    cdef public object _worker_is_started
+
+
+cdef class WandbTrigger(GlobalStepTrigger):
+    cdef public object _steps_per_log
+    cdef public object _seen        # global step that the last run in this session returned; None: no run yet
+    cdef public object _increment   # by how much it grew when it last grew
+    cdef public object _next_row    # smallest step whose row is still to be logged; None: not known yet
+    cpdef observe(self, step)
+
+
+cdef class WandbPeerTrigger(WandbTrigger):
+    cdef bint missed            # a row came on a step that nothing announced

@@ -1,0 +1,537 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""When a hook acts: step, seconds, NaN, never, always.
+
+A trigger answers, with a few C compares, whether the Python method of its hook would do anything on this step. If it
+would, or if anything is not as expected (an odd type, a timer of somebody's own), the answer is ACT and the hook's own
+method runs: a trigger never does a hook's work, it only tells when there is none. What that method would have changed
+on a step without work (a counter, the next step to expect) the trigger changes in its place.
+
+The rules are those of TensorFlow's `basic_session_run_hooks.py`, attribute names included. All calls happen with the
+GIL held; one decision allocates nothing but the counters that TensorFlow keeps as Python objects.
+"""
+
+import logging
+import time
+
+cimport numpy as cnp
+from cpython.dict cimport PyDict_GetItem, PyDict_SetItem
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport int64_t
+
+from fasthooks._guard cimport Watched, definitions_known, instance_dict, type_tag
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    PyObject* Py_False
+    PyObject* Py_True
+
+cdef extern from *:
+    """
+    #include "numpy/arrayscalars.h"
+
+    /* Far enough from the ends of int64 that no sum of three of them overflows. */
+    #define FASTHOOKS_STEP_LIMIT ((npy_int64)1 << 61)
+
+    static CYTHON_INLINE int fasthooks_as_step(PyObject *value, npy_int64 *out) {
+        npy_int64 step;
+        if (value == NULL) return 0;
+        if (Py_TYPE(value) == &PyInt64ArrType_Type) {
+            step = PyArrayScalar_VAL(value, Int64);
+        } else if (PyLong_CheckExact(value)) {
+            int overflow;
+            step = PyLong_AsLongLongAndOverflow(value, &overflow);
+            if (overflow) return 0;
+        } else if (Py_TYPE(value) == &PyInt32ArrType_Type) {
+            step = PyArrayScalar_VAL(value, Int32);
+        } else {
+            return 0;
+        }
+        if (step > FASTHOOKS_STEP_LIMIT || step < -FASTHOOKS_STEP_LIMIT) return 0;
+        *out = step;
+        return 1;
+    }
+
+    /* int or float, exactly. */
+    static CYTHON_INLINE int fasthooks_as_number(PyObject *value, double *out) {
+        npy_int64 integer;
+        if (value == NULL) return 0;
+        if (PyFloat_CheckExact(value)) {
+            *out = PyFloat_AS_DOUBLE(value);
+            return 1;
+        }
+        if (PyLong_CheckExact(value) && fasthooks_as_step(value, &integer)) {
+            *out = (double)integer;
+            return 1;
+        }
+        return 0;
+    }
+
+    /* 1: NaN, 0: a number that is none, -1: not a scalar this function knows. */
+    static CYTHON_INLINE int fasthooks_is_nan(PyObject *value) {
+        if (value == NULL) return -1;
+        if (Py_TYPE(value) == &PyFloat32ArrType_Type) return npy_isnan(PyArrayScalar_VAL(value, Float32));
+        if (Py_TYPE(value) == &PyFloat64ArrType_Type) return npy_isnan(PyArrayScalar_VAL(value, Float64));
+        if (Py_TYPE(value) == &PyHalfArrType_Type)
+            return (PyArrayScalar_VAL(value, Half) & 0x7fff) > 0x7c00;
+        return -1;
+    }
+
+    static CYTHON_INLINE PyObject *fasthooks_new_int64(npy_int64 step) {
+        PyObject *scalar = PyArrayScalar_New(Int64);
+        if (scalar != NULL) PyArrayScalar_ASSIGN(scalar, Int64, step);
+        return scalar;
+    }
+
+    static CYTHON_INLINE int fasthooks_is_int64(PyObject *value) {
+        return Py_TYPE(value) == &PyInt64ArrType_Type;
+    }
+    """
+    # Reads an int, numpy.int64 or numpy.int32 of moderate size. False: anything else, `out` is not set.
+    bint as_step "fasthooks_as_step"(PyObject* value, int64_t* out) noexcept
+    bint as_number "fasthooks_as_number"(PyObject* value, double* out) noexcept
+    int is_nan "fasthooks_is_nan"(PyObject* value) noexcept
+    object new_int64 "fasthooks_new_int64"(int64_t step)
+    bint is_int64 "fasthooks_is_int64"(PyObject* value) noexcept
+
+# SessionRunArgs and the plain Python timer classes whose attributes a view may read; set by `configure`.
+cdef object _make_run_args = None
+cdef dict _plain_timers = {}
+
+
+def configure(make_run_args, dict plain_timers not None):
+    """Tells this module the names it needs from TensorFlow.
+
+    Args:
+      make_run_args: Called with fetches; returns what `before_run` returns.
+      plain_timers: Timer classes in plain Python whose rule is that of `Timer` (value False) or that never trigger
+        (value True).
+    """
+    global _make_run_args
+    _make_run_args = make_run_args
+    _plain_timers.update(plain_timers)
+
+
+cdef int read_clock(Clock* clock) except -1:
+    # `time.time` is looked up each time: programs and tests replace it.
+    if not clock.known:
+        now = time.time()
+        clock.known = True
+        clock.usable = type(now) is float
+        if clock.usable:
+            clock.now = now
+    return clock.usable
+
+
+cdef int timer_rule(PyObject* every_secs, PyObject* every_steps, PyObject* last_step, PyObject* last_time,
+                    int64_t step, Clock* clock) except -1:
+    # All objects are read before the clock is: that call may run any Python code and free them.
+    cdef int64_t last
+    cdef double secs, steps, then
+    cdef bint in_secs = every_secs is not NULL and every_secs is not <PyObject*>None
+    if last_step is <PyObject*>None:
+        return ACT
+    if not as_step(last_step, &last):
+        return ODD
+    if last == step:
+        return QUIET
+    if every_steps is not NULL and every_steps is not <PyObject*>None:
+        if not as_number(every_steps, &steps):
+            return ODD
+        if step >= last + steps:
+            return ACT
+    if in_secs:
+        if not as_number(every_secs, &secs) or not as_number(last_time, &then) or not read_clock(clock):
+            return ODD
+        if clock.now >= then + secs:
+            return ACT
+    return QUIET
+
+
+cdef class Timer(Watched):
+    """Compiled part of `SecondOrStepTimer`: the same decisions for the numbers that occur on every step."""
+
+    cdef tuple watched_methods(self):
+        return "should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset"
+
+    cdef tuple watched_fields(self):
+        return "_every_secs", "_every_steps", "_last_triggered_step", "_last_triggered_time"
+
+    def should_trigger_for_step(self, step):
+        """Returns whether the timer triggers for `step`.
+
+        Args:
+          step: Global step or iteration number, an integer.
+
+        Returns:
+          True on the first call; False for the step that triggered last; else whether `every_steps` steps or
+          `every_secs` seconds have passed since the last trigger. every_steps=3, first trigger at 1: true at 4, 7, 10.
+        """
+        cdef int64_t number
+        cdef Clock clock
+        cdef int decision
+        if as_step(<PyObject*>step, &number) and self.is_stock():
+            clock.known = False
+            decision = timer_rule(<PyObject*>self._every_secs, <PyObject*>self._every_steps,
+                                  <PyObject*>self._last_triggered_step, <PyObject*>self._last_triggered_time,
+                                  number, &clock)
+            if decision != ODD:
+                return decision == ACT
+        return super(Timer, self).should_trigger_for_step(step)
+
+
+cdef class TimerView:
+    """One look at a timer of any class: ours, TensorFlow's, or somebody's own (which always means ACT)."""
+
+    def __init__(self, timer):
+        self.timer = timer
+        if isinstance(timer, Timer):
+            self.compiled = timer
+        elif type(timer) in _plain_timers:
+            self.never = _plain_timers[type(timer)]
+            if definitions_known(timer, ("should_trigger_for_step",), ()):
+                self.cls = (<PyObject*>timer).ob_type
+                self.tag = type_tag(self.cls)
+
+    cdef int decide(self, int64_t step, Clock* clock) except -1:
+        cdef Timer compiled = self.compiled
+        cdef PyObject* fields
+        if compiled is not None:
+            if not compiled.is_stock():
+                return ACT
+            return timer_rule(<PyObject*>compiled._every_secs, <PyObject*>compiled._every_steps,
+                              <PyObject*>compiled._last_triggered_step, <PyObject*>compiled._last_triggered_time,
+                              step, clock)
+        if self.tag == 0 or (<PyObject*>self.timer).ob_type is not self.cls or type_tag(self.cls) != self.tag:
+            return ACT
+        fields = instance_dict(<PyObject*>self.timer)
+        if fields is NULL:
+            return ACT
+        try:
+            if PyDict_GetItem(<object>fields, "should_trigger_for_step") is not NULL:
+                return ACT
+            if self.never:
+                return QUIET
+            return timer_rule(PyDict_GetItem(<object>fields, "_every_secs"),
+                              PyDict_GetItem(<object>fields, "_every_steps"),
+                              PyDict_GetItem(<object>fields, "_last_triggered_step"),
+                              PyDict_GetItem(<object>fields, "_last_triggered_time"), step, clock)
+        finally:
+            Py_DECREF(<object>fields)
+
+
+cdef inline PyObject* live(PyObject* fields, PyObject* own, object name) noexcept:
+    # The value of an attribute, wherever its truth is; borrowed, valid until Python code runs.
+    return own if fields is NULL else PyDict_GetItem(<object>fields, name)
+
+
+cdef class HookTrigger(Watched):
+    """Compiled base of a hook, or the stand-in for one of TensorFlow's own hook objects.
+
+    As the base of a public hook it also answers `before_run` and `after_run` when another session than ours calls
+    them, and passes on to TensorFlow's method of the same name whenever there is something to do.
+    """
+
+    cdef tuple watched_methods(self):
+        return "before_run", "after_run"
+
+    cdef PyObject* quiet_tensor(self, PyObject* fields) noexcept:
+        return NULL
+
+    cdef object quiet_fetches(self, object tensor):
+        return tensor
+
+    cdef int before(self, PyObject* fields, Clock* clock) except -1:
+        return QUIET
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        return QUIET
+
+    cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        return ACT
+
+    cdef int acted(self, object results) except -1:
+        return 0
+
+    cdef int ask_timer(self, PyObject* timer, int64_t step, Clock* clock) except -1:
+        cdef TimerView view = self.view
+        if timer is NULL:
+            return ACT
+        if view is None or <PyObject*>view.timer is not timer:
+            view = self.view = TimerView(<object>timer)
+        return view.decide(step, clock)
+
+    # Public API
+
+    def before_run(self, run_context):
+        """Returns what this hook fetches on the coming run; see `tf.compat.v1.train.SessionRunHook`."""
+        cdef Clock clock
+        cdef PyObject* tensor
+        if self.is_stock():
+            clock.known = False
+            if self.before(NULL, &clock) == QUIET:
+                tensor = self.quiet_tensor(NULL)
+                if tensor is NULL or tensor is <PyObject*>None:
+                    return None
+                if self.run_args is None or <PyObject*>self.run_args_tensor is not tensor:
+                    self.run_args_tensor = <object>tensor
+                    self.run_args = _make_run_args(self.quiet_fetches(<object>tensor))
+                return self.run_args
+        return super(HookTrigger, self).before_run(run_context)
+
+    def after_run(self, run_context, run_values):
+        """Acts on the results of the run, if it is time; see `tf.compat.v1.train.SessionRunHook`."""
+        cdef Clock clock
+        if self.is_stock():
+            results = run_values.results
+            if type(results) is dict:
+                results = (<dict>results).get("global_step")
+            clock.known = False
+            if self.after(NULL, NULL if results is None else <PyObject*>results, &clock) == QUIET:
+                return None
+        return super(HookTrigger, self).after_run(run_context, run_values)
+
+
+cdef class GlobalStepTrigger(HookTrigger):
+    """Base of triggers whose hook fetches the global step on every run."""
+
+    cdef PyObject* quiet_tensor(self, PyObject* fields) noexcept:
+        return live(fields, <PyObject*>self._global_step_tensor, "_global_step_tensor")
+
+
+cdef class StopAtStepTrigger(GlobalStepTrigger):
+    """Acts when the step after the one that was read reaches `_last_step`."""
+
+    cdef tuple watched_fields(self):
+        return "_global_step_tensor", "_last_step"
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        cdef int64_t step, last
+        if (as_step(value, &step) and as_step(live(fields, <PyObject*>self._last_step, "_last_step"), &last)
+                and step + 1 < last):
+            return QUIET
+        return ACT
+
+
+cdef class StepCounterTrigger(GlobalStepTrigger):
+    """Acts when its timer triggers, and when the global step stands still (TensorFlow warns then)."""
+
+    cdef tuple watched_fields(self):
+        return "_timer", "_global_step_tensor", "_steps_per_run", "_last_global_step"
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        cdef int64_t step, per_run, previous
+        cdef PyObject* last = live(fields, <PyObject*>self._last_global_step, "_last_global_step")
+        if (not as_step(value, &step)
+                or not as_step(live(fields, <PyObject*>self._steps_per_run, "_steps_per_run"), &per_run)):
+            return ACT
+        if last is not <PyObject*>None and (not as_step(last, &previous) or previous == step):
+            return ACT
+        if self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step + per_run, clock) != QUIET:
+            return ACT
+        if fields is NULL:
+            self._last_global_step = <object>value
+        else:
+            PyDict_SetItem(<object>fields, "_last_global_step", <object>value)
+        return QUIET
+
+
+cdef class LoggingTensorTrigger(HookTrigger):
+    """Acts when its timer triggers for the number of runs it has seen."""
+
+    cdef tuple watched_fields(self):
+        return "_timer", "_iter_count", "_should_trigger"
+
+    cdef int before(self, PyObject* fields, Clock* clock) except -1:
+        cdef int64_t count
+        if (not as_step(live(fields, <PyObject*>self._iter_count, "_iter_count"), &count)
+                or self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), count, clock) != QUIET):
+            return ACT
+        if fields is NULL:
+            self._should_trigger = False
+        else:
+            PyDict_SetItem(<object>fields, "_should_trigger", False)
+        return QUIET
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        cdef int64_t count
+        if (live(fields, <PyObject*>self._should_trigger, "_should_trigger") is not Py_False
+                or not as_step(live(fields, <PyObject*>self._iter_count, "_iter_count"), &count)):
+            return ACT
+        if fields is NULL:
+            self._iter_count = count + 1
+        else:
+            PyDict_SetItem(<object>fields, "_iter_count", count + 1)
+        return QUIET
+
+
+cdef class NanTensorTrigger(HookTrigger):
+    """Acts when the loss is NaN."""
+
+    cdef tuple watched_fields(self):
+        return ("_loss_tensor",)
+
+    cdef PyObject* quiet_tensor(self, PyObject* fields) noexcept:
+        return live(fields, <PyObject*>self._loss_tensor, "_loss_tensor")
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        return QUIET if is_nan(value) == 0 else ACT
+
+
+cdef class ProfilerTrigger(GlobalStepTrigger):
+    """Acts after the first run, and when its timer triggers for the step that it expects next."""
+
+    cdef tuple watched_fields(self):
+        return "_timer", "_global_step_tensor", "_next_step", "_request_summary"
+
+    cdef object quiet_fetches(self, object tensor):
+        return {"global_step": tensor}
+
+    cdef int before(self, PyObject* fields, Clock* clock) except -1:
+        cdef int64_t step
+        if (not as_step(live(fields, <PyObject*>self._next_step, "_next_step"), &step)
+                or self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step, clock) != QUIET):
+            return ACT
+        if fields is NULL:
+            self._request_summary = False
+        else:
+            PyDict_SetItem(<object>fields, "_request_summary", False)
+        return QUIET
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        cdef int64_t step, expected
+        if (not as_step(value, &step)
+                or live(fields, <PyObject*>self._request_summary, "_request_summary") is not Py_False
+                or not as_step(live(fields, <PyObject*>self._next_step, "_next_step"), &expected)):
+            return ACT
+        # One past the step that the run has probably reached, of the type that NumPy's addition gives.
+        following = new_int64(step + 2) if is_int64(value) else <object>value + 1 + 1
+        if fields is NULL:
+            self._next_step = following
+        else:
+            PyDict_SetItem(<object>fields, "_next_step", following)
+        return QUIET
+
+
+cdef class SummarySaverTrigger(ProfilerTrigger):
+    """Acts on the first run, and when its timer triggers for the step that it expects next; never without a writer."""
+
+    cdef tuple watched_fields(self):
+        return "_timer", "_global_step_tensor", "_next_step", "_request_summary", "_summary_writer"
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        if live(fields, <PyObject*>self._summary_writer, "_summary_writer") is <PyObject*>None:
+            return QUIET
+        return ProfilerTrigger.after(self, fields, value, clock)
+
+
+cdef class CheckpointSaverTrigger(GlobalStepTrigger):
+    """Acts when its timer triggers, first for the latest step that the run may have reached, then for the real one."""
+
+    cdef tuple watched_fields(self):
+        return "_timer", "_global_step_tensor", "_steps_per_run"
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        cdef int64_t step, per_run
+        if (not as_step(value, &step)
+                or not as_step(live(fields, <PyObject*>self._steps_per_run, "_steps_per_run"), &per_run)):
+            return ACT
+        if self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step + per_run, clock) == QUIET:
+            return QUIET
+        return READ
+
+    cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        cdef int64_t step
+        if not as_step(value, &step):
+            return ACT
+        return self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step, clock)
+
+
+cdef class GlobalStepWaiterTrigger(HookTrigger):
+    """Acts until the wait is over."""
+
+    cdef tuple watched_fields(self):
+        return ("_worker_is_started",)
+
+    cdef int before(self, PyObject* fields, Clock* clock) except -1:
+        if live(fields, <PyObject*>self._worker_is_started, "_worker_is_started") is Py_True:
+            return QUIET
+        return ACT
+
+
+cdef class WandbTrigger(GlobalStepTrigger):
+    """Acts on the first run, and on the run that is expected to reach the next multiple of `_steps_per_log`.
+
+    The step of a run is known only after it. It is expected to grow as it last grew; a multiple that is passed without
+    being expected is made up for on the next run.
+    """
+
+    def __cinit__(self):
+        self._increment = 1
+
+    cdef tuple watched_fields(self):
+        return "_global_step_tensor", "_steps_per_log", "_seen", "_increment", "_next_row"
+
+    cdef object quiet_fetches(self, object tensor):
+        return {"global_step": tensor}
+
+    cdef int before(self, PyObject* fields, Clock* clock) except -1:
+        cdef int64_t seen, increment, next_row
+        if (as_step(<PyObject*>self._seen, &seen) and as_step(<PyObject*>self._increment, &increment)
+                and as_step(<PyObject*>self._next_row, &next_row) and seen + increment < next_row):
+            return QUIET
+        return ACT
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        cdef int64_t step
+        if not as_step(value, &step):
+            return ACT
+        self.observe(<object>value)
+        return QUIET
+
+    cpdef observe(self, step):
+        """Takes note of the global step that a run returned."""
+        cdef int64_t now, seen
+        if (as_step(<PyObject*>step, &now) and as_step(<PyObject*>self._seen, &seen) and now > seen
+                and self._increment != now - seen):
+            self._increment = now - seen
+        self._seen = step
+
+
+cdef class WandbPeerTrigger(WandbTrigger):
+    """Stands for a hook object of wandb's own, which logs when the step is a multiple of `_steps_per_log`.
+
+    That hook computes the summary on every run. Here it is left out on runs that are not expected to come near a
+    multiple: none lies between the last step and two increments after it. Should one come all the same, that row is
+    lost, the loss is logged, and from then on the summary is computed on every run.
+    """
+
+    cdef PyObject* quiet_tensor(self, PyObject* fields) noexcept:
+        return <PyObject*>self._global_step_tensor
+
+    cdef int before(self, PyObject* fields, Clock* clock) except -1:
+        cdef int64_t seen, increment, period
+        if (not self.missed and as_step(<PyObject*>self._seen, &seen) and seen >= 0
+                and as_step(<PyObject*>self._increment, &increment)
+                and as_step(live(fields, NULL, "_steps_per_log"), &period) and period > 0
+                and seen % period != 0 and seen % period + 2 * increment < period):
+            return QUIET
+        return ACT
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        cdef int64_t step, period
+        if not as_step(value, &step) or not as_step(live(fields, NULL, "_steps_per_log"), &period) or period <= 0:
+            return ACT
+        if step % period == 0 and not self.missed:
+            self.missed = True
+            logging.getLogger("fasthooks").warning(
+                "The global step jumped from %s to %s: wandb's row for it has no summary. The summary is computed on "
+                "every run from now on.", self._seen, step)
+        self.observe(<object>value)
+        return QUIET
+
+    cdef int acted(self, object results) except -1:
+        if type(results) is dict:
+            self.observe((<dict>results).get("global_step"))
+        return 0

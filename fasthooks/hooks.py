@@ -1,0 +1,235 @@
+"""TensorFlow's stock hooks with compiled triggers.
+
+Each class inherits a compiled trigger first and TensorFlow's hook of the same name second. The trigger answers on every
+step whether there is anything to do; what is then done (a checkpoint, a summary, a log line, a stop) is TensorFlow's
+own method, so its files, messages and errors are the stock ones. Constructors take TensorFlow's arguments with
+TensorFlow's defaults and raise what TensorFlow raises.
+
+Compatibility: attributes that a trigger reads (`_timer`, `_last_step`, `_iter_count`, ...) live in C fields, where
+reads and writes from Python are as live as in TensorFlow. Until they are first set they read as None. Writing them, or
+a method, through `hook.__dict__` after the session was made is not seen.
+"""
+
+import sys
+
+from tensorflow.python.training import basic_session_run_hooks as stock
+from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
+
+from fasthooks import _dispatch, _guard, _trigger
+
+
+class SecondOrStepTimer(_trigger.Timer, stock.SecondOrStepTimer):
+    """Triggers at most once every `every_secs` seconds or once every `every_steps` steps.
+
+    Args:
+      every_secs: Seconds between triggers, int or float.
+      every_steps: Steps between triggers. Exactly one of the two must be given.
+
+    Raises:
+      ValueError: Neither or both were given.
+
+    every_steps=3, first asked for step 1: triggers at 1, 4, 7. The clock is `time.time`, looked up at each reading.
+    """
+
+
+def _compiled(timer):
+    # TensorFlow's constructors have checked the arguments and made a timer in plain Python.
+    if type(timer) is stock.SecondOrStepTimer:
+        return SecondOrStepTimer(every_secs=timer._every_secs, every_steps=timer._every_steps)
+    return timer
+
+
+class StopAtStepHook(_trigger.StopAtStepTrigger, stock.StopAtStepHook):
+    """Requests a stop at a global step.
+
+    Args:
+      num_steps: Stop after this many steps, counted from the global step at session creation.
+      last_step: Stop when the global step reaches this value. Exactly one of the two must be given.
+
+    Raises:
+      ValueError: Neither or both were given.
+
+    last_step=10 with a global step that grows by 3 per run stops at 12.
+    """
+
+
+class StepCounterHook(_trigger.StepCounterTrigger, stock.StepCounterHook):
+    """Logs steps per second, and writes them as the summary `<global step>/sec`.
+
+    Args:
+      every_n_steps: Global steps between two reports.
+      every_n_secs: Seconds between two reports. Exactly one of the two must be given.
+      output_dir: Directory of the event file.
+      summary_writer: A FileWriter to use in place of one for `output_dir`.
+
+    Raises:
+      ValueError: Neither or both of `every_n_steps` and `every_n_secs` were given.
+    """
+
+    def __init__(self, every_n_steps=100, every_n_secs=None, output_dir=None, summary_writer=None):
+        super().__init__(every_n_steps, every_n_secs, output_dir, summary_writer)
+        self._timer = _compiled(self._timer)
+
+
+class LoggingTensorHook(_trigger.LoggingTensorTrigger, stock.LoggingTensorHook):
+    """Logs the values of tensors every N runs, every N seconds, or at the end. Fetches them only then.
+
+    Args:
+      tensors: Dict of tag to tensor or name, or an iterable of tensors or names.
+      every_n_iter: Runs of this session between two log lines.
+      every_n_secs: Seconds between two log lines.
+      at_end: Whether to log at the end too.
+      formatter: Called with the dict of tag to value; returns the line to log.
+
+    Raises:
+      ValueError: `every_n_iter` is not positive, or neither `at_end` nor exactly one of the others was given.
+    """
+
+    def __init__(self, tensors, every_n_iter=None, every_n_secs=None, at_end=False, formatter=None):
+        super().__init__(tensors, every_n_iter, every_n_secs, at_end, formatter)
+        self._timer = _compiled(self._timer)
+
+
+class NanTensorHook(_trigger.NanTensorTrigger, stock.NanTensorHook):
+    """Stops when a tensor, the loss, is NaN.
+
+    Args:
+      loss_tensor: The tensor, fetched on every run; a scalar of a float dtype.
+      fail_on_nan_loss: Whether to raise NanLossDuringTrainingError; else a stop is requested.
+    """
+
+
+class SummarySaverHook(_trigger.SummarySaverTrigger, stock.SummarySaverHook):
+    """Writes summaries every N steps or seconds. Computes them only then.
+
+    Args:
+      save_steps: Global steps between two summaries.
+      save_secs: Seconds between two summaries. Exactly one of the two must be given.
+      output_dir: Directory of the event file.
+      summary_writer: A FileWriter to use in place of one for `output_dir`.
+      scaffold: A Scaffold that has the summary op.
+      summary_op: The summary op, a string tensor or a list of them. Exactly one of this and `scaffold` must be given.
+
+    Raises:
+      ValueError: Arguments that exclude each other were given, or none of them.
+
+    save_steps=10 over 25 steps that begin at 1 writes at 1, 11, 21.
+    """
+
+    def __init__(self, save_steps=None, save_secs=None, output_dir=None, summary_writer=None, scaffold=None,
+                 summary_op=None):
+        super().__init__(save_steps, save_secs, output_dir, summary_writer, scaffold, summary_op)
+        self._timer = _compiled(self._timer)
+
+
+class CheckpointSaverHook(_trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):
+    """Saves a checkpoint every N steps or seconds, at session creation and at the end.
+
+    Args:
+      checkpoint_dir: Directory of the checkpoints.
+      save_secs: Seconds between two checkpoints.
+      save_steps: Global steps between two checkpoints. Exactly one of the two must be given.
+      saver: The Saver to use.
+      checkpoint_basename: Base name of the checkpoint files.
+      scaffold: A Scaffold that has the saver. At most one of this and `saver` may be given; if neither is, the
+        graph's collection of savers must hold exactly one.
+      listeners: CheckpointSaverListeners to call before and after each save.
+      save_graph_def: Whether to write `graph.pbtxt` and a meta graph with each checkpoint.
+
+    Raises:
+      ValueError: Arguments that exclude each other were given, or none of them.
+    """
+
+    def __init__(self, checkpoint_dir, save_secs=None, save_steps=None, saver=None, checkpoint_basename="model.ckpt",
+                 scaffold=None, listeners=None, save_graph_def=True):
+        super().__init__(checkpoint_dir, save_secs, save_steps, saver, checkpoint_basename, scaffold, listeners,
+                         save_graph_def)
+        self._timer = _compiled(self._timer)
+
+
+class GlobalStepWaiterHook(_trigger.GlobalStepWaiterTrigger, stock.GlobalStepWaiterHook):
+    """Holds the first run back until the global step reaches a value; looks twice a second.
+
+    Args:
+      wait_until_step: The global step to wait for; at most 0: do not wait.
+    """
+
+
+class ProfilerHook(_trigger.ProfilerTrigger, stock.ProfilerHook):
+    """Writes a `timeline-<step>.json` every N steps or seconds. Such a step runs with a full trace.
+
+    Args:
+      save_steps: Global steps between two timelines.
+      save_secs: Seconds between two timelines. Exactly one of the two must be given.
+      output_dir: Directory of the files.
+      show_dataflow: Whether to draw arrows from producers to consumers of tensors.
+      show_memory: Whether to show sizes and lifetimes of tensors.
+
+    Raises:
+      ValueError: Neither or both of `save_steps` and `save_secs` were given.
+    """
+
+    def __init__(self, save_steps=None, save_secs=None, output_dir="", show_dataflow=True, show_memory=False):
+        super().__init__(save_steps, save_secs, output_dir, show_dataflow, show_memory)
+        self._timer = _compiled(self._timer)
+
+
+# Have no part in a step, or one that is the user's own function on every step: TensorFlow's classes as they are.
+FinalOpsHook = stock.FinalOpsHook
+FeedFnHook = stock.FeedFnHook
+
+# TensorFlow's own hook objects are recognised by these classes.
+_TRIGGERS = {
+    stock.StopAtStepHook: _trigger.StopAtStepTrigger,
+    stock.StepCounterHook: _trigger.StepCounterTrigger,
+    stock.LoggingTensorHook: _trigger.LoggingTensorTrigger,
+    stock.NanTensorHook: _trigger.NanTensorTrigger,
+    stock.SummarySaverHook: _trigger.SummarySaverTrigger,
+    stock.CheckpointSaverHook: _trigger.CheckpointSaverTrigger,
+    stock.GlobalStepWaiterHook: _trigger.GlobalStepWaiterTrigger,
+    stock.ProfilerHook: _trigger.ProfilerTrigger,
+}
+_WANDB_MODULE = "wandb.integration.tensorflow.estimator_hook"
+
+
+def trigger_for(hook):
+    """Returns a trigger that stands for a hook object of TensorFlow's or wandb's own; None for any other."""
+    trigger = _TRIGGERS.get(type(hook))
+    if trigger is not None:
+        return trigger()
+    wandb_module = sys.modules.get(_WANDB_MODULE)
+    if wandb_module is not None and type(hook) is wandb_module.WandbHook:
+        from fasthooks import wandb_hook
+
+        return wandb_hook.trigger_for(hook)
+    return None
+
+
+def _know(cls, module, names):
+    # Only what stands in TensorFlow's own file is what the triggers were written after.
+    _guard.know_class(cls)
+    for name in names:
+        function = vars(cls).get(name)
+        if function is not None and _guard.is_defined_in(function, module):
+            _guard.know(function)
+
+
+def _register():
+    for cls in (SecondOrStepTimer, StopAtStepHook, StepCounterHook, LoggingTensorHook, NanTensorHook, SummarySaverHook,
+                CheckpointSaverHook, GlobalStepWaiterHook, ProfilerHook):
+        _guard.know_class(cls)
+    for value in vars(_trigger).values():
+        if isinstance(value, type) and issubclass(value, _guard.Watched):
+            _guard.know(*vars(value).values())
+    hook_methods = ("before_run", "after_run")
+    for cls in _TRIGGERS:
+        _know(cls, stock, hook_methods)
+    _know(SessionRunHook, sys.modules[SessionRunHook.__module__], hook_methods)
+    timer_methods = ("should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset")
+    for cls in (stock.SecondOrStepTimer, stock.NeverTriggerTimer, stock._HookTimer):
+        _know(cls, stock, timer_methods)
+    _trigger.configure(SessionRunArgs, {stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True})
+    _dispatch.configure(trigger_for)
+
+
+_register()

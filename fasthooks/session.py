@@ -1,0 +1,167 @@
+"""Monitored sessions: TensorFlow's chain of sessions with our step in it.
+
+`session._sess` (recoverable, where the session recovers) `._sess` (coordinated) `._sess` (hooked) `._sess` (raw) are
+TensorFlow's own objects, but for the hooked one. What a step does, from `session.run(fetches, feed_dict)` on:
+
+    every link of the chain unchanged, no options given?            no: TensorFlow's chain, link by link
+    stop requested before?                                          yes: RuntimeError
+    for each hook of the live list:
+        trigger.before(clock)                                       quiet: its standing request, no Python runs
+                                                                    else: request = hook.before_run(context)
+    plan = the one for (fetches, feed keys, requests)               new: prepare a native callable, bounded cache
+                                                                    none possible, or options asked for: Session.run
+    feeds checked, converted if need be                             not as Session.run wants them: Session.run
+    values = native call, inline or on the pool; arrays copied
+    for each hook of the live list:
+        trigger.after(its value, clock)                             quiet: counters move on, no Python runs
+                                                                    else: hook.after_run(context, run_values)
+    stop flag |= context.stop_requested
+    results in the structure of fetches
+    an exception anywhere: handed to TensorFlow's chain, which recovers, replaces or passes it on
+
+`context` and `run_values` exist only on steps on which a hook is called.
+"""
+
+import functools
+import types
+
+from tensorflow.python.framework import ops
+from tensorflow.python.platform import tf_logging as logging
+from tensorflow.python.training import monitored_session as stock
+from tensorflow.python.training import training_util
+
+from fasthooks import _dispatch, hooks
+
+_SCHEDULINGS = ("auto", "pool", "inline")
+
+
+class _HookedSession(_dispatch.HookedSessionBase, stock._HookedSession):
+    """The hooked link of the chain: TensorFlow's, with a compiled `run`."""
+
+
+class _MonitoredSession(_dispatch.SessionRunner):
+    """What our monitored sessions add to TensorFlow's."""
+
+    class _CoordinatedSessionCreator(stock._MonitoredSession._CoordinatedSessionCreator):
+        """Makes the chain, at the start and after each recovery."""
+
+        scheduling = "auto"
+        recoveries = 0
+        _created = False
+
+        def create_session(self):
+            sess = super().create_session()
+            sess._sess = _HookedSession(self.tf_sess, self._hooks, self.scheduling)
+            if self._created:
+                self.recoveries += 1
+                logging.info("fasthooks: the session was recovered (recovery %d) and goes on from global step %s.",
+                             self.recoveries, _global_step(self.tf_sess))
+            self._created = True
+            return sess
+
+    def _set_up(self, initialize, scheduling):
+        if scheduling not in _SCHEDULINGS:
+            raise ValueError(f"scheduling must be one of {_SCHEDULINGS}; got {scheduling!r}.")
+        # TensorFlow's constructor looks the creator up on the object: give it one that knows the scheduling.
+        creator = type(self)._CoordinatedSessionCreator
+        self._CoordinatedSessionCreator = type(creator.__name__, (creator,), {"scheduling": scheduling})
+        initialize()
+
+    @property
+    def recoveries(self):
+        """How often the session was recreated after an AbortedError or UnavailableError, an int."""
+        return self._coordinated_creator.recoveries
+
+    def raw_session(self):
+        """Returns the `tf.compat.v1.Session` that runs the steps; None once the session is closed."""
+        return self._tf_sess()
+
+    def report(self):
+        """Returns a dict that tells how the steps since the last recovery ran.
+
+        Keys: `steps`; `planned_steps`, those that took a prepared run; `declined`, a dict of the reasons why others
+        took TensorFlow's own way to their number; `plans_made`; `plans_evicted`; `plans`, a list with a dict for each
+        plan: names of `fetches`, `targets` and `feeds`, `ops` (size of the pruned graph, -1: not counted),
+        `scheduling` and the `reason` for it.
+
+        Raises:
+          RuntimeError: The session is closed.
+        """
+        link = self._sess
+        while link is not None and not isinstance(link, _HookedSession):
+            link = getattr(link, "_sess", None)
+        if link is None:
+            raise RuntimeError("The session is closed, or is being recovered.")
+        return link.report()
+
+
+def _global_step(session):
+    # For the log line only: a session that cannot tell is used all the same.
+    with session.graph.as_default():
+        tensor = training_util._get_global_step_read() if ops.get_collection(
+            training_util.GLOBAL_STEP_READ_KEY) else training_util.get_global_step()
+    return "unknown (the graph has none)" if tensor is None else session.run(tensor)
+
+
+class MonitoredSession(_MonitoredSession, stock.MonitoredSession):
+    """A session that initializes, recovers and runs hooks; see `tf.compat.v1.train.MonitoredSession`.
+
+    Args:
+      session_creator: Makes the raw session; default: a ChiefSessionCreator.
+      hooks: A list of SessionRunHooks, ours, TensorFlow's and the user's own in any mix. It stays live: a hook that is
+        appended later takes part.
+      stop_grace_period_secs: Seconds that threads are given to stop after `close`.
+      scheduling: "auto": a step's kernels run in the calling thread where that is known to be safe and measured to be
+        no slower, else on TensorFlow's thread pool. "pool": always on the pool. "inline": always in the calling
+        thread; a graph whose ops wait for each other within a step then hangs.
+
+    Raises:
+      ValueError: `scheduling` is none of these.
+    """
+
+    def __init__(self, session_creator=None, hooks=None, stop_grace_period_secs=120, *, scheduling="auto"):
+        self._set_up(lambda: stock.MonitoredSession.__init__(self, session_creator, hooks, stop_grace_period_secs),
+                     scheduling)
+
+
+class SingularMonitoredSession(_MonitoredSession, stock.SingularMonitoredSession):
+    """A monitored session that does not recover; see `tf.compat.v1.train.SingularMonitoredSession`.
+
+    Args:
+      hooks: As MonitoredSession.
+      scaffold: A Scaffold for gathering or building supportive ops.
+      master: The TensorFlow master to use.
+      config: A ConfigProto for the raw session.
+      checkpoint_dir: Directory from which variables are restored.
+      stop_grace_period_secs: Seconds that threads are given to stop after `close`.
+      checkpoint_filename_with_path: A checkpoint file from which variables are restored.
+      scheduling: As MonitoredSession.
+    """
+
+    def __init__(self, hooks=None, scaffold=None, master="", config=None, checkpoint_dir=None,
+                 stop_grace_period_secs=120, checkpoint_filename_with_path=None, *, scheduling="auto"):
+        self._set_up(lambda: stock.SingularMonitoredSession.__init__(
+            self, hooks, scaffold, master, config, checkpoint_dir, stop_grace_period_secs,
+            checkpoint_filename_with_path), scheduling)
+
+
+def _with_our_classes(function, **ours):
+    # TensorFlow's factory as it is in this release, seeing our classes where it names its own.
+    names = {**function.__globals__, **ours}
+    return types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+
+
+@functools.wraps(stock.MonitoredTrainingSession)
+def MonitoredTrainingSession(*args, scheduling="auto", **kwargs):
+    """Makes a MonitoredSession with the hooks that training usually wants, for a chief or a worker.
+
+    Arguments, defaults and errors are those of `tf.compat.v1.train.MonitoredTrainingSession`; the default hooks are
+    ours. `scheduling` is passed on to MonitoredSession.
+    """
+    ours = {
+        "MonitoredSession": functools.partial(MonitoredSession, scheduling=scheduling),
+        "basic_session_run_hooks": hooks,
+    }
+    ours["_create_monitored_session_with_worker_context"] = _with_our_classes(
+        stock._create_monitored_session_with_worker_context, **ours)
+    return _with_our_classes(stock.MonitoredTrainingSession, **ours)(*args, **kwargs)

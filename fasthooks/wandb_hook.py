@@ -1,0 +1,118 @@
+"""WandbHook: rows of TensorFlow summaries in a Weights & Biases run. The only module that imports wandb."""
+
+import sys
+
+import tensorflow.compat.v1 as tf
+from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
+
+from fasthooks import _guard, _trigger
+
+
+def _import_wandb():
+    try:
+        import wandb
+    except ImportError as error:
+        raise ImportError("WandbHook needs the wandb package: pip install 'fasthooks[wandb]'") from error
+    return wandb
+
+
+class _Rows(SessionRunHook):
+    """What WandbHook does on the runs on which there is something to do."""
+
+    def before_run(self, run_context):
+        return SessionRunArgs({"summary": self._summary_op, "global_step": self._global_step_tensor})
+
+    def after_run(self, run_context, run_values):
+        step = run_values.results["global_step"]
+        summary = run_values.results.get("summary")
+        period = self._steps_per_log
+        self.observe(step)
+        if self._next_row is None:
+            self._next_row = int(-(-step // period) * period)
+        if summary is not None and step >= self._next_row:
+            _import_wandb().tensorboard._log(summary, history=self._history, step=step)
+            self._next_row = int((step // period + 1) * period)
+            self._uncommitted = True
+
+    def end(self, session):
+        if not self._uncommitted:
+            return
+        self._uncommitted = False
+        run = _import_wandb().run
+        if self._history is not None:
+            self._history.add({})
+        elif run is not None:
+            run._log({})
+
+
+class WandbHook(_trigger.WandbTrigger, _Rows):
+    """Logs a summary to the active wandb run each time the global step reaches or passes a multiple of N.
+
+    Args:
+      summary_op: A string tensor with a serialized Summary, or a list of them; default: all summaries of the graph,
+        merged.
+      steps_per_log: N, a positive int.
+      history: An object with `add` and `_row_update` that takes the rows in place of the run.
+
+    Raises:
+      ImportError: wandb is not installed.
+      ValueError: `steps_per_log` is not a positive int.
+
+    steps_per_log=1000 and a step that grows by one logs rows at 0, 1000, 2000: those of wandb's own hook, with its
+    keys and steps. With a step that grows by 7 from 0 it logs 0, 1001, 2002, where wandb's hook, which wants a multiple
+    exactly, logs 0, 7000.
+
+    Compatibility: wandb's own hook computes the summary on every run; this one on the first run after session creation
+    and on those whose row is logged. At the end it commits the last row, which wandb's leaves to `run.finish()`. After
+    a recovery to an earlier step no row is logged until the step is past the last row's.
+    """
+
+    def __init__(self, summary_op=None, steps_per_log=1000, history=None):
+        _import_wandb()
+        if isinstance(steps_per_log, bool) or not isinstance(steps_per_log, int) or steps_per_log <= 0:
+            raise ValueError(f"steps_per_log must be a positive int; got {steps_per_log!r}.")
+        from wandb.sdk.lib import telemetry
+
+        self._summary_op = summary_op
+        self._steps_per_log = steps_per_log
+        self._history = history
+        self._uncommitted = False
+        with telemetry.context() as tel:
+            tel.feature.estimator_hook = True
+
+    def begin(self):
+        wandb = _import_wandb()
+        if wandb.run is None:
+            raise wandb.Error("You must call `wandb.init()` before calling `WandbHook`")
+        if self._summary_op is None:
+            self._summary_op = tf.summary.merge_all()
+            if self._summary_op is None:
+                raise ValueError("WandbHook has nothing to log: the graph has no summaries and summary_op is None. "
+                                 "Add one, for example with tf.compat.v1.summary.scalar, or give summary_op.")
+        self._global_step_tensor = tf.train.get_global_step()
+        if self._global_step_tensor is None:
+            raise RuntimeError("Global step should be created to use WandbHook.")
+        self._next_row = None
+        self._increment = 1
+        self._uncommitted = False
+
+    def after_create_session(self, session, coord):
+        # The step may have gone back; `_next_row` has not.
+        self._seen = None
+
+
+def trigger_for(hook):
+    """Returns a trigger that stands for a hook object of wandb's own."""
+    module = sys.modules[type(hook).__module__]
+    for name in ("before_run", "after_run"):
+        function = vars(type(hook)).get(name)
+        if _guard.is_defined_in(function, module):
+            _guard.know(function)
+    _guard.know_class(type(hook))
+    trigger = _trigger.WandbPeerTrigger()
+    trigger._global_step_tensor = tf.train.get_global_step()
+    return trigger
+
+
+_guard.know_class(WandbHook)
+_guard.know(_Rows.before_run, _Rows.after_run)

@@ -1,0 +1,73 @@
+"""Builds the compiled modules; everything else about the package is in pyproject.toml.
+
+Switches, by environment variable (anything but empty or 0 is on):
+
+    FASTHOOKS_DEBUG     asserts and debug counters in, optimisation off, debug symbols
+    FASTHOOKS_TRACE     line tracing, for coverage of the .pyx files
+    FASTHOOKS_ANNOTATE  Cython's HTML report beside the generated C
+
+Generated C and objects go to build/<kind of build>/, so switching never picks up another kind's files. Only the traced
+build puts its C beside the .pyx files (git ignores it there): that is where coverage's Cython plugin looks.
+"""
+
+import os
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext as setuptools_build_ext
+
+
+def switch(name: str) -> bool:
+    return os.environ.get(f"FASTHOOKS_{name}", "0") not in ("", "0")
+
+
+DEBUG, TRACE, ANNOTATE = switch("DEBUG"), switch("TRACE"), switch("ANNOTATE")
+BUILD_BASE = "build/" + ("-".join(["debug"] * DEBUG + ["trace"] * TRACE) or "release")
+JOBS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+MACROS: list[tuple[str, str | None]] = [
+    ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
+    ("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION"),
+    ("FASTHOOKS_DEBUG", "1" if DEBUG else "0"),
+]
+if not DEBUG:
+    MACROS.append(("CYTHON_WITHOUT_ASSERTIONS", "1"))
+if TRACE:
+    MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
+
+
+class build_ext(setuptools_build_ext):
+    """Runs Cython only when extensions are really built: metadata and the sdist see the .pyx files."""
+
+    def run(self) -> None:
+        translated = cythonize(
+            self.extensions,
+            build_dir=None if TRACE else f"{BUILD_BASE}/cython",
+            force=TRACE,
+            nthreads=JOBS if len(self.extensions) > 1 else 0,
+            annotate=ANNOTATE,
+            emit_linenums=DEBUG,
+            compiler_directives={"language_level": 3, "linetrace": TRACE},
+        )
+        for extension, in_c in zip(self.extensions, translated, strict=True):
+            extension.sources = in_c.sources
+        super().run()
+
+
+if __name__ == "__main__":  # Cython's worker processes may import this file
+    setup(
+        ext_modules=[
+            Extension(
+                name=".".join(path.with_suffix("").parts),
+                sources=[path.as_posix()],
+                include_dirs=[numpy.get_include()],
+                define_macros=MACROS,
+                extra_compile_args=["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"],
+            )
+            for path in sorted(Path("fasthooks").glob("_*.pyx"))
+        ],
+        cmdclass={"build_ext": build_ext},
+        options={"build": {"build_base": BUILD_BASE}, "build_ext": {"parallel": JOBS}},
+    )
