@@ -19,7 +19,9 @@ cdef class Slot:
     cdef object request             # ... as the hook would ask for it
     cdef int look(self) except -1
     cdef int before(self, HookDispatcher dispatcher, Clock* clock) except -1
-    cdef int after(self, PyObject* value, Clock* clock) except -1
+    # `look_again`: Python code has run since `before`, so the hook may have been changed.
+    cdef int after(self, PyObject* value, Clock* clock, bint look_again) except -1
+    cdef bint changed(self) except -1
     cdef int after_read(self, object value, Clock* clock) except -1
     cdef bint is_set(self, object name) except -1
 
@@ -29,7 +31,7 @@ cdef class PreparedStep:
     cdef Plan plan
     cdef unsigned long generation   # of the dispatcher when this was prepared
     cdef list requests              # the caller's first, then one for each hook
-    cdef list indices               # for each hook: where its quiet tensor's value is, or -1
+    cdef Py_ssize_t* indices        # for each hook: where its quiet tensor's value is, or -1
     cdef bint serves(self, list requests, list acted, object feed_dict) except -1
 
 

@@ -15,8 +15,9 @@ from tensorflow.python.training import coordinator as coordinator_lib
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training import session_run_hook
 
-from cpython.dict cimport PyDict_Contains, PyDict_GetItem
+from cpython.dict cimport PyDict_Contains, PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_ITEM
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_GET_ITEM
@@ -48,6 +49,7 @@ cdef ClassGuard _coordinated_guard = ClassGuard(
     _CoordinatedSession, monitored_session, ("run", "should_stop", "_check_stop"))
 cdef ClassGuard _coordinator_guard = ClassGuard(
     coordinator_lib.Coordinator, coordinator_lib, ("should_stop", "raise_requested_exception"))
+cdef ClassGuard _context_guard = ClassGuard(_SessionRunContext, session_run_hook, ("__init__",))
 cdef ClassGuard _event_guard = ClassGuard(_Event, threading, ("is_set",))
 
 # Finds or makes the trigger of a hook object: function (hook) -> HookTrigger or None. Set by `configure`.
@@ -55,6 +57,22 @@ cdef object _trigger_for = None
 cdef dict _idle_methods = {}
 # Prepared steps that are looked through before the cache is: programs alternate between few kinds of step.
 cdef int _RECENT = 4
+
+
+cdef object new_context(object fetches, object feed_dict, object raw):
+    # SessionRunContext(SessionRunArgs(fetches, feed_dict), raw), without the interpreter frames of the constructors.
+    args = _new_tuple(_SessionRunArgs, (fetches, feed_dict, None))
+    if not _context_guard.intact():
+        return _SessionRunContext(args, raw)
+    context = _new_object(_SessionRunContext)
+    context._original_args = args
+    context._session = raw
+    context._stop_requested = False
+    return context
+
+
+cdef object _new_tuple = tuple.__new__
+cdef object _new_object = object.__new__
 
 
 def configure(trigger_for):
@@ -103,44 +121,50 @@ cdef class Slot:
                     tensor is NULL and self.tensor is None):
                 dispatcher.expect(self, trigger, tensor)
             return decision
-        if (<PyObject*>self.hook).ob_type is not self.cls or type_tag(self.cls) != self.tag or self.tag == 0:
-            self.look()
-        if self.known:
-            fields = instance_dict(<PyObject*>self.hook)
-            if fields is NULL:
+        self.changed()
+        fields = instance_dict(<PyObject*>self.hook)
+        if fields is NULL:
+            return ACT if self.has_before or self.has_after else QUIET
+        try:
+            if (PyDict_GetItemWithError(<object>fields, "before_run") is not NULL
+                    or PyDict_GetItemWithError(<object>fields, "after_run") is not NULL):
                 return ACT
-            try:
-                if (PyDict_GetItem(<object>fields, "before_run") is not NULL
-                        or PyDict_GetItem(<object>fields, "after_run") is not NULL):
-                    return ACT
-                decision = trigger.before(fields, clock)
-                if decision == QUIET:
-                    tensor = trigger.quiet_tensor(fields)
-                    if tensor is not <PyObject*>self.tensor and not (tensor is NULL and self.tensor is None):
-                        dispatcher.expect(self, trigger, tensor)
-                return decision
-            finally:
-                Py_DECREF(<object>fields)
-        return ACT if self.has_before or self.is_set("before_run") else QUIET
+            if not self.known:
+                return ACT if self.has_before else QUIET
+            decision = trigger.before(fields, clock)
+            if decision == QUIET:
+                tensor = trigger.quiet_tensor(fields)
+                if tensor is not <PyObject*>self.tensor and not (tensor is NULL and self.tensor is None):
+                    dispatcher.expect(self, trigger, tensor)
+            return decision
+        finally:
+            Py_DECREF(<object>fields)
 
-    cdef int after(self, PyObject* value, Clock* clock) except -1:
+    cdef inline bint changed(self) except -1:
+        # Looks at the hook's class again if it was changed. Returns whether it was.
+        if (<PyObject*>self.hook).ob_type is self.cls and type_tag(self.cls) == self.tag and self.tag != 0:
+            return False
+        self.look()
+        return True
+
+    cdef int after(self, PyObject* value, Clock* clock, bint look_again) except -1:
         cdef HookTrigger trigger = self.trigger
         cdef PyObject* fields
         if self.compiled:
-            return trigger.after(NULL, value, clock) if trigger.is_stock() else ACT
-        if (<PyObject*>self.hook).ob_type is not self.cls or type_tag(self.cls) != self.tag or self.tag == 0:
-            self.look()
+            return ACT if look_again and not trigger.is_stock() else trigger.after(NULL, value, clock)
         if self.known:
+            if look_again and (self.changed() or not self.known or self.is_set("after_run")):
+                return ACT
             fields = instance_dict(<PyObject*>self.hook)
             if fields is NULL:
                 return ACT
             try:
-                if PyDict_GetItem(<object>fields, "after_run") is not NULL:
-                    return ACT
                 return trigger.after(fields, value, clock)
             finally:
                 Py_DECREF(<object>fields)
-        return ACT if self.has_after or self.is_set("after_run") else QUIET
+        if self.has_after or (look_again and (self.changed() or self.is_set("after_run"))):
+            return ACT
+        return QUIET
 
     cdef int after_read(self, object value, Clock* clock) except -1:
         cdef PyObject* fields = NULL if self.compiled else instance_dict(<PyObject*>self.hook)
@@ -156,7 +180,7 @@ cdef class Slot:
         cdef bint found
         if fields is NULL:
             return False
-        found = PyDict_GetItem(<object>fields, name) is not NULL
+        found = PyDict_GetItemWithError(<object>fields, name) is not NULL
         Py_DECREF(<object>fields)
         return found
 
@@ -192,6 +216,9 @@ cdef class Call:
 
 
 cdef class PreparedStep:
+    def __dealloc__(self):
+        PyMem_Free(self.indices)
+
     cdef bint serves(self, list requests, list acted, object feed_dict) except -1:
         # The quiet hooks' requests are our own objects and compared as such; the caller's and those of hooks that were
         # called are compared element by element.
@@ -292,10 +319,10 @@ cdef class HookDispatcher:
         self.planned += 1
         clock.known = False
         for i in range(n):
-            index = <Py_ssize_t>prepared.indices[i]
+            index = prepared.indices[i]
             value = NULL if index < 0 else PyList_GET_ITEM(values, index)
-            if (<Slot>PyTuple_GET_ITEM(slots, i)).after(value, &clock) != QUIET:
-                context = _SessionRunContext(_SessionRunArgs(fetches, feed_dict), self.raw)
+            if (<Slot>PyTuple_GET_ITEM(slots, i)).after(value, &clock, False) != QUIET:
+                context = new_context(fetches, feed_dict, self.raw)
                 self.finish(session, list(slots), i, [False] * n, prepared, values, context, &clock)
                 break
         return (<Template>prepared.plan.parts[0]).build(values)
@@ -318,20 +345,25 @@ cdef class HookDispatcher:
         cdef Plan plan = self.cache.find(requests, feed_dict)
         cdef PreparedStep prepared
         cdef unsigned long generation = self.generation
+        cdef Py_ssize_t i
         if plan is None:
             return None
         prepared = PreparedStep.__new__(PreparedStep)
         prepared.plan = plan
         prepared.generation = generation
         prepared.requests = requests
-        prepared.indices = [_quiet_index(part) for part in plan.parts[1:]]
+        prepared.indices = <Py_ssize_t*>PyMem_Malloc(len(requests) * sizeof(Py_ssize_t))
+        if prepared.indices is NULL:
+            raise MemoryError
+        for i in range(len(requests) - 1):
+            prepared.indices[i] = _quiet_index(plan.parts[i + 1])
         _to_front(recent, prepared)
         return prepared
 
     cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, object fetches, object feed_dict,
                            Clock* clock):
         # Hook number `first` has something to do before the run; those before it are quiet.
-        cdef object context = _SessionRunContext(_SessionRunArgs(fetches, feed_dict), self.raw)
+        cdef object context = new_context(fetches, feed_dict, self.raw)
         cdef list active = list(slots[:first])
         cdef list requests = [fetches] + [(<Slot>slot).request for slot in active]
         cdef list acted = [False] * first
@@ -417,7 +449,7 @@ cdef class HookDispatcher:
                 if acted[i] and slot.trigger is not None:
                     decision = ACT
                 else:
-                    decision = slot.after(value, clock)
+                    decision = slot.after(value, clock, True)
                     if decision == READ:
                         decision = slot.after_read(self.read(slot.tensor), clock)
                 part = prepared.plan.parts[i + 1]
@@ -431,7 +463,7 @@ cdef class HookDispatcher:
                     options = _RunOptions()
                     metadata = _RunMetadata()
                 results = None if part is None else (<Template>part).build(values)
-                hook.after_run(context, _SessionRunValues(results, options, metadata))
+                hook.after_run(context, _new_tuple(_SessionRunValues, (results, options, metadata)))
                 if slot.trigger is not None:
                     slot.trigger.acted(results)
             i += 1
@@ -491,7 +523,7 @@ cdef Slot _slot_at(tuple slots, Py_ssize_t i, object hook):
     return Slot(hook)
 
 
-cdef object _quiet_index(object part):
+cdef Py_ssize_t _quiet_index(object part) except -2:
     # Where the value of the one tensor in a quiet request is.
     if isinstance(part, TensorTemplate):
         return (<TensorTemplate>part).index
@@ -611,17 +643,17 @@ cdef class SessionRunner:
             return None
         if type(<object>link) is _RecoverableSession:
             fields = instance_dict(link)
-            link = PyDict_GetItem(<object>fields, "_sess")
-            if (link is NULL or not _recoverable_guard.intact() or PyDict_GetItem(<object>fields, "run") is not NULL
-                    or PyDict_GetItem(<object>fields, "should_stop") is not NULL):
+            link = PyDict_GetItemWithError(<object>fields, "_sess")
+            if (link is NULL or not _recoverable_guard.intact() or PyDict_GetItemWithError(<object>fields, "run") is not NULL
+                    or PyDict_GetItemWithError(<object>fields, "should_stop") is not NULL):
                 link = NULL
             Py_DECREF(<object>fields)
         if link is NULL or type(<object>link) is not _CoordinatedSession or not _coordinated_guard.intact():
             return None
         fields = instance_dict(link)
-        link = PyDict_GetItem(<object>fields, "_sess")
-        if (link is NULL or PyDict_GetItem(<object>fields, "run") is not NULL
-                or PyDict_GetItem(<object>fields, "should_stop") is not NULL):
+        link = PyDict_GetItemWithError(<object>fields, "_sess")
+        if (link is NULL or PyDict_GetItemWithError(<object>fields, "run") is not NULL
+                or PyDict_GetItemWithError(<object>fields, "should_stop") is not NULL):
             link = NULL
         Py_DECREF(<object>fields)
         if link is NULL or not isinstance(<object>link, HookedSessionBase):

@@ -31,7 +31,7 @@ from tensorflow.python.ops import session_ops
 from fasthooks import scheduling as scheduling_lib
 
 cimport numpy as cnp
-from cpython.dict cimport PyDict_GetItem, PyDict_Next
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
 from cpython.object cimport PyObject
 
 cnp.import_array()
@@ -437,8 +437,8 @@ cdef class Plan:
         return arrays if i == n else None
 
     cdef list native_call(self, object handle, list feeds):
-        cdef PyObject* native = PyDict_GetItem(self.session_fields, "_session")
-        cdef PyObject* closed = PyDict_GetItem(self.session_fields, "_closed")
+        cdef PyObject* native = PyDict_GetItemWithError(self.session_fields, "_session")
+        cdef PyObject* closed = PyDict_GetItemWithError(self.session_fields, "_closed")
         # A missing native session would be a null pointer inside TensorFlow.
         if native is NULL or native is <PyObject*>None or closed is not Py_False:
             raise RuntimeError("Attempted to use a closed Session.")

@@ -99,7 +99,7 @@ cdef class WandbTrigger(GlobalStepTrigger):
     cdef public object _seen        # global step that the last run in this session returned; None: no run yet
     cdef public object _increment   # by how much it grew when it last grew
     cdef public object _next_row    # smallest step whose row is still to be logged; None: not known yet
-    cpdef observe(self, step)
+    cdef void note(self, PyObject* step) noexcept     # takes note of the global step that a run returned
 
 
 cdef class WandbPeerTrigger(WandbTrigger):

@@ -14,7 +14,7 @@ import logging
 import time
 
 cimport numpy as cnp
-from cpython.dict cimport PyDict_GetItem, PyDict_SetItem
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetItem
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t
@@ -209,21 +209,21 @@ cdef class TimerView:
         if fields is NULL:
             return ACT
         try:
-            if PyDict_GetItem(<object>fields, "should_trigger_for_step") is not NULL:
+            if PyDict_GetItemWithError(<object>fields, "should_trigger_for_step") is not NULL:
                 return ACT
             if self.never:
                 return QUIET
-            return timer_rule(PyDict_GetItem(<object>fields, "_every_secs"),
-                              PyDict_GetItem(<object>fields, "_every_steps"),
-                              PyDict_GetItem(<object>fields, "_last_triggered_step"),
-                              PyDict_GetItem(<object>fields, "_last_triggered_time"), step, clock)
+            return timer_rule(PyDict_GetItemWithError(<object>fields, "_every_secs"),
+                              PyDict_GetItemWithError(<object>fields, "_every_steps"),
+                              PyDict_GetItemWithError(<object>fields, "_last_triggered_step"),
+                              PyDict_GetItemWithError(<object>fields, "_last_triggered_time"), step, clock)
         finally:
             Py_DECREF(<object>fields)
 
 
 cdef inline PyObject* live(PyObject* fields, PyObject* own, object name) noexcept:
     # The value of an attribute, wherever its truth is; borrowed, valid until Python code runs.
-    return own if fields is NULL else PyDict_GetItem(<object>fields, name)
+    return own if fields is NULL else PyDict_GetItemWithError(<object>fields, name)
 
 
 cdef class HookTrigger(Watched):
@@ -285,10 +285,12 @@ cdef class HookTrigger(Watched):
         cdef Clock clock
         if self.is_stock():
             results = run_values.results
-            if type(results) is dict:
+            # A quiet request in a dict has one entry; more were asked for because there is something to do.
+            if type(results) is dict and len(<dict>results) == 1:
                 results = (<dict>results).get("global_step")
             clock.known = False
-            if self.after(NULL, NULL if results is None else <PyObject*>results, &clock) == QUIET:
+            if type(results) is not dict and self.after(NULL, NULL if results is None else <PyObject*>results,
+                                                        &clock) == QUIET:
                 return None
         return super(HookTrigger, self).after_run(run_context, run_values)
 
@@ -487,16 +489,19 @@ cdef class WandbTrigger(GlobalStepTrigger):
         cdef int64_t step
         if not as_step(value, &step):
             return ACT
-        self.observe(<object>value)
+        self.note(value)
         return QUIET
 
-    cpdef observe(self, step):
+    def observe(self, step):
         """Takes note of the global step that a run returned."""
-        cdef int64_t now, seen
-        if (as_step(<PyObject*>step, &now) and as_step(<PyObject*>self._seen, &seen) and now > seen
-                and self._increment != now - seen):
+        self.note(<PyObject*>step)
+
+    cdef void note(self, PyObject* step) noexcept:
+        cdef int64_t now, seen, increment
+        if (as_step(step, &now) and as_step(<PyObject*>self._seen, &seen) and now > seen
+                and (not as_step(<PyObject*>self._increment, &increment) or increment != now - seen)):
             self._increment = now - seen
-        self._seen = step
+        self._seen = <object>step
 
 
 cdef class WandbPeerTrigger(WandbTrigger):
@@ -528,7 +533,7 @@ cdef class WandbPeerTrigger(WandbTrigger):
             logging.getLogger("fasthooks").warning(
                 "The global step jumped from %s to %s: wandb's row for it has no summary. The summary is computed on "
                 "every run from now on.", self._seen, step)
-        self.observe(<object>value)
+        self.note(value)
         return QUIET
 
     cdef int acted(self, object results) except -1:

@@ -571,7 +571,7 @@ def _demonstrate(build, how):
             if lines[-1] == "ready":
                 break
         try:
-            lines += process.communicate(timeout=2 if how == "inline" else 20)[0].split()
+            lines += process.communicate(timeout=3 if how == "inline" else 20)[0].split()
             if process.returncode:
                 lines.append("crashes")
         except subprocess.TimeoutExpired:
