@@ -13,6 +13,7 @@ cdef class Slot:
     cdef bint compiled              # the trigger is the hook itself; else it stands for an object of TensorFlow's own
     cdef PyTypeObject* cls          # class of the hook at the last look; never dereferenced
     cdef unsigned int tag           # its version tag at the last look
+    cdef unsigned long long version # version of the hook's `__dict__` when no method was last seen to be set in it
     cdef bint known                 # trigger: the methods it stands for are TensorFlow's own
     cdef bint has_before, has_after     # no trigger: the class overrides the method
     cdef object tensor              # what a quiet step fetches for the hook, or None ...
@@ -23,7 +24,7 @@ cdef class Slot:
     cdef int after(self, PyObject* value, Clock* clock, bint look_again) except -1
     cdef bint changed(self) except -1
     cdef int after_read(self, object value, Clock* clock) except -1
-    cdef bint is_set(self, object name) except -1
+    cdef bint is_set(self, PyObject* fields) except -1
 
 
 # A plan together with the requests it was found for.
@@ -37,7 +38,8 @@ cdef class PreparedStep:
 
 cdef class HookDispatcher:
     cdef object raw                 # the raw session
-    cdef dict raw_fields            # its `__dict__`
+    cdef dict raw_fields            # its `__dict__`; None: not a plain Session
+    cdef unsigned long long raw_version     # version of that dict when no `run` was last seen to be set in it
     cdef object hooks               # the caller's list, live
     cdef readonly PlanCache cache
     cdef tuple slots                # a Slot for each hook of `hooks`; None: not looked at yet
@@ -71,7 +73,18 @@ cdef class HookedSessionBase:
     cdef object step(self, object fetches, object feed_dict)
 
 
+# The links of a session chain when nothing was last seen to be in the way. Never changed once made.
+cdef class Chain:
+    cdef object outer, coordinated      # the links; `outer` is the recoverable one, or the coordinated one itself
+    cdef dict outer_fields, coordinated_fields      # their `__dict__`s
+    cdef unsigned long long outer_version, coordinated_version     # versions of these dicts; 0: not known
+    cdef HookedSessionBase hooked
+    cdef object event_fields            # `__dict__` of the coordinator's stop event
+    cdef dict coordinator_fields
+
+
 cdef class SessionRunner:
     cdef public object _sess        # TensorFlow's chain: recoverable (or not), coordinated, hooked, raw
-    cdef HookedSessionBase intact_chain(self)
-    cdef bint goes_on(self) except -1
+    cdef Chain chain                    # as last looked at
+    cdef Chain intact_chain(self)
+    cdef Chain look(self)

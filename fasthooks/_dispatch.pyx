@@ -22,9 +22,12 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_GET_ITEM
 
-from fasthooks._guard cimport ClassGuard, definitions_known, instance_dict, type_tag
+from fasthooks._guard cimport ClassGuard, definitions_known, dict_version, instance_dict, is_stock, type_tag
 from fasthooks._plan cimport MappingTemplate, Plan, PlanCache, Template, TensorTemplate
 from fasthooks._trigger cimport ACT, QUIET, READ, Clock, HookTrigger
+
+cdef extern from "Python.h":
+    PyObject* Py_False
 
 cdef object _SessionRunArgs = session_run_hook.SessionRunArgs
 cdef object _SessionRunContext = session_run_hook.SessionRunContext
@@ -113,7 +116,7 @@ cdef class Slot:
         cdef PyObject* tensor
         cdef int decision
         if self.compiled:
-            if not trigger.is_stock():
+            if not is_stock(trigger):
                 return ACT
             decision = trigger.before(NULL, clock)
             tensor = trigger.quiet_tensor(NULL)
@@ -122,16 +125,18 @@ cdef class Slot:
                 dispatcher.expect(self, trigger, tensor)
             return decision
         self.changed()
+        if self.has_before and not self.known:
+            return ACT
         fields = instance_dict(<PyObject*>self.hook)
         if fields is NULL:
-            return ACT if self.has_before or self.has_after else QUIET
+            return ACT if self.known else QUIET
         try:
-            if (PyDict_GetItemWithError(<object>fields, "before_run") is not NULL
-                    or PyDict_GetItemWithError(<object>fields, "after_run") is not NULL):
+            if self.is_set(fields):
                 return ACT
             if not self.known:
-                return ACT if self.has_before else QUIET
+                return QUIET
             decision = trigger.before(fields, clock)
+            self.version = dict_version(fields)
             if decision == QUIET:
                 tensor = trigger.quiet_tensor(fields)
                 if tensor is not <PyObject*>self.tensor and not (tensor is NULL and self.tensor is None):
@@ -150,20 +155,31 @@ cdef class Slot:
     cdef int after(self, PyObject* value, Clock* clock, bint look_again) except -1:
         cdef HookTrigger trigger = self.trigger
         cdef PyObject* fields
+        cdef int decision
         if self.compiled:
-            return ACT if look_again and not trigger.is_stock() else trigger.after(NULL, value, clock)
+            return ACT if look_again and not is_stock(trigger) else trigger.after(NULL, value, clock)
         if self.known:
-            if look_again and (self.changed() or not self.known or self.is_set("after_run")):
+            if look_again and self.changed():
                 return ACT
             fields = instance_dict(<PyObject*>self.hook)
             if fields is NULL:
                 return ACT
             try:
-                return trigger.after(fields, value, clock)
+                if look_again and self.is_set(fields):
+                    return ACT
+                decision = trigger.after(fields, value, clock)
+                self.version = dict_version(fields)
+                return decision
             finally:
                 Py_DECREF(<object>fields)
-        if self.has_after or (look_again and (self.changed() or self.is_set("after_run"))):
+        if self.has_after or (look_again and self.changed()):
             return ACT
+        if look_again:
+            fields = instance_dict(<PyObject*>self.hook)
+            if fields is not NULL:
+                decision = ACT if self.is_set(fields) else QUIET
+                Py_DECREF(<object>fields)
+                return decision
         return QUIET
 
     cdef int after_read(self, object value, Clock* clock) except -1:
@@ -174,15 +190,16 @@ cdef class Slot:
             if fields is not NULL:
                 Py_DECREF(<object>fields)
 
-    cdef bint is_set(self, object name) except -1:
-        # Whether the method was set on the object itself.
-        cdef PyObject* fields = instance_dict(<PyObject*>self.hook)
-        cdef bint found
-        if fields is NULL:
+    cdef bint is_set(self, PyObject* fields) except -1:
+        # Whether a method was set on the object itself.
+        cdef unsigned long long version = dict_version(fields)
+        if version == self.version and version != 0:
             return False
-        found = PyDict_GetItemWithError(<object>fields, name) is not NULL
-        Py_DECREF(<object>fields)
-        return found
+        if (PyDict_GetItemWithError(<object>fields, "before_run") is not NULL
+                or PyDict_GetItemWithError(<object>fields, "after_run") is not NULL):
+            return True
+        self.version = version
+        return False
 
 
 def _defines(cls, name):
@@ -258,8 +275,15 @@ cdef class HookDispatcher:
 
     cdef bint plannable(self) except -1:
         # Whether nothing has been put in the place of what a plan does.
-        return (self.raw_fields is not None and _session_guard.intact()
-                and not PyDict_Contains(self.raw_fields, "run") and _hooked_guard.intact())
+        cdef unsigned long long version
+        if self.raw_fields is None or not _session_guard.intact() or not _hooked_guard.intact():
+            return False
+        version = dict_version(<PyObject*>self.raw_fields)
+        if version != self.raw_version or version == 0:
+            if PyDict_Contains(self.raw_fields, "run"):
+                return False
+            self.raw_version = version
+        return True
 
     cdef tuple current_slots(self):
         # A Slot for each hook now in the list; None: a list that only TensorFlow's own loop treats rightly.
@@ -635,30 +659,43 @@ cdef class SessionRunner:
     raised, the links have nothing to do but to pass the call on. In every other case the chain itself is called.
     """
 
-    cdef HookedSessionBase intact_chain(self):
-        # The hooked session at the chain's end, or None if a link may do something of its own.
-        cdef PyObject* link = <PyObject*>self._sess
-        cdef PyObject* fields
-        if link is NULL or link is <PyObject*>None:
+    cdef Chain intact_chain(self):
+        # The chain, or None if a link may do something of its own.
+        cdef Chain chain = self.chain
+        if (chain is not None and chain.outer is self._sess and chain.outer_version != 0
+                and dict_version(<PyObject*>chain.outer_fields) == chain.outer_version
+                and dict_version(<PyObject*>chain.coordinated_fields) == chain.coordinated_version
+                and _recoverable_guard.intact() and _coordinated_guard.intact()):
+            return chain
+        return self.look()
+
+    cdef Chain look(self):
+        cdef Chain chain = Chain.__new__(Chain)
+        self.chain = None
+        chain.outer = link = self._sess
+        if type(link) is _RecoverableSession:
+            link = link._sess
+        if type(link) is not _CoordinatedSession:
             return None
-        if type(<object>link) is _RecoverableSession:
-            fields = instance_dict(link)
-            link = PyDict_GetItemWithError(<object>fields, "_sess")
-            if (link is NULL or not _recoverable_guard.intact() or PyDict_GetItemWithError(<object>fields, "run") is not NULL
-                    or PyDict_GetItemWithError(<object>fields, "should_stop") is not NULL):
-                link = NULL
-            Py_DECREF(<object>fields)
-        if link is NULL or type(<object>link) is not _CoordinatedSession or not _coordinated_guard.intact():
+        chain.coordinated = link
+        chain.outer_fields = chain.outer.__dict__
+        chain.coordinated_fields = link.__dict__
+        for fields in (chain.outer_fields, chain.coordinated_fields):
+            for name in ("run", "should_stop", "_check_stop"):
+                if name in fields:
+                    return None
+        coordinator = link._coord
+        if (not isinstance(link._sess, HookedSessionBase) or type(coordinator) is not _coordinator_guard.cls
+                or type(coordinator._stop_event) is not _Event
+                or not (_recoverable_guard.intact() and _coordinated_guard.intact())):
             return None
-        fields = instance_dict(link)
-        link = PyDict_GetItemWithError(<object>fields, "_sess")
-        if (link is NULL or PyDict_GetItemWithError(<object>fields, "run") is not NULL
-                or PyDict_GetItemWithError(<object>fields, "should_stop") is not NULL):
-            link = NULL
-        Py_DECREF(<object>fields)
-        if link is NULL or not isinstance(<object>link, HookedSessionBase):
-            return None
-        return <HookedSessionBase>link
+        chain.hooked = link._sess
+        chain.coordinator_fields = coordinator.__dict__
+        chain.event_fields = coordinator._stop_event.__dict__
+        chain.outer_version = dict_version(<PyObject*>chain.outer_fields)
+        chain.coordinated_version = dict_version(<PyObject*>chain.coordinated_fields)
+        self.chain = chain
+        return chain
 
     def run(self, fetches, feed_dict=None, options=None, run_metadata=None, *, hooks=None):
         """Runs one step, with the hooks.
@@ -678,14 +715,14 @@ cdef class SessionRunner:
           RuntimeError: A stop was requested before, or the session is closed.
           ValueError: `hooks` names something that is not a hook of this session.
         """
-        cdef HookedSessionBase hooked
+        cdef Chain chain
         if hooks is not None:
             fetches = Call(fetches, hooks, None)
         elif options is None and run_metadata is None:
-            hooked = self.intact_chain()
-            if hooked is not None:
+            chain = self.intact_chain()
+            if chain is not None:
                 try:
-                    return hooked.step(fetches, feed_dict)
+                    return chain.hooked.step(fetches, feed_dict)
                 except Exception as error:
                     # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for the
                     # chain to say: it gets the same call, and meets the error where it would have met it.
@@ -698,26 +735,14 @@ cdef class SessionRunner:
 
     def should_stop(self):
         """Returns whether the loop should end: a hook or a thread of the coordinator's asked for it, or `close` came."""
-        cdef HookedSessionBase hooked = self.intact_chain()
-        if hooked is not None and hooked._should_stop is False and hooked._sess is not None and self.goes_on():
+        cdef Chain chain = self.intact_chain()
+        # The coordinator's two flags are set by other threads; it reads them just so.
+        if (chain is not None and chain.hooked._should_stop is False and chain.hooked._sess is not None
+                and _coordinator_guard.intact() and _event_guard.intact()
+                and PyDict_GetItemWithError(chain.coordinator_fields, "_exc_info_to_raise") is <PyObject*>None
+                and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False):
             return False
         return super(SessionRunner, self).should_stop()
-
-    cdef bint goes_on(self) except -1:
-        # Whether the coordinator has neither an exception to raise nor a stop to report. Reads two flags that other
-        # threads set, as `Coordinator` itself does.
-        cdef object coordinated, coordinator, event
-        cdef dict fields
-        coordinated = self._sess
-        if type(coordinated) is _RecoverableSession:
-            coordinated = coordinated._sess
-        coordinator = coordinated._coord
-        if type(coordinator) is not _coordinator_guard.cls or not _coordinator_guard.intact():
-            return False
-        fields = coordinator.__dict__
-        event = fields.get("_stop_event")
-        return (fields.get("_exc_info_to_raise", True) is None and type(event) is _Event and _event_guard.intact()
-                and event.__dict__.get("_flag") is False)
 
 
 class _SubsetSession:

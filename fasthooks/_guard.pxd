@@ -14,7 +14,17 @@ cdef extern from *:
     #endif
         return type->tp_version_tag;
     }
+
+    /* A number that changes with every change of the dict and that no two dicts ever share; 0: this Python has none. */
+    static CYTHON_INLINE unsigned long long fasthooks_dict_version(PyObject *dict) {
+    #if PY_VERSION_HEX < 0x030D0000
+        return ((PyDictObject *)dict)->ma_version_tag;
+    #else
+        return 0;
+    #endif
+    }
     """
+    unsigned long long dict_version "fasthooks_dict_version"(PyObject *mapping) noexcept nogil
     unsigned int type_tag "fasthooks_type_tag"(PyTypeObject *type) noexcept nogil
 
 
@@ -41,8 +51,18 @@ cdef class Watched:
     cdef unsigned int checked_tag       # the type's tag at the last look
     cdef PyTypeObject* checked_type     # the type at the last look (never dereferenced)
     cdef bint stock                     # result of the last look
-    # True while all that the compiled path replaces is known code. About 2 ns unless something was set.
-    cdef bint is_stock(self) except -1
+    # True while all that the compiled path replaces is known code; `is_stock` below asks without a call.
+    cdef bint look(self) except -1
     # Methods the compiled path stands in for, and attributes it reads as C fields.
     cdef tuple watched_methods(self)
     cdef tuple watched_fields(self)
+
+
+cdef inline bint is_stock(Watched watched) except -1:
+    # A few compares unless something was set, or a class changed.
+    cdef PyTypeObject* cls = (<PyObject*>watched).ob_type
+    cdef unsigned int tag = type_tag(cls)
+    if (watched.epoch == watched.checked_epoch and cls is watched.checked_type and tag == watched.checked_tag
+            and tag != 0):
+        return watched.stock
+    return watched.look()

@@ -130,16 +130,13 @@ cdef class Watched:
     cdef tuple watched_fields(self):
         return ()
 
-    cdef bint is_stock(self) except -1:
-        cdef PyTypeObject* cls = (<PyObject*>self).ob_type
-        cdef unsigned int tag = type_tag(cls)
-        if self.epoch != self.checked_epoch or tag != self.checked_tag or tag == 0 or cls is not self.checked_type:
-            self.checked_epoch = self.epoch
-            self.stock = definitions_known(self, self.watched_methods(), self.watched_fields())
-            # Any look-up on the class gives it a tag again if a change took it away.
-            getattr(type(self), "__init__", None)
-            self.checked_tag = type_tag(cls)
-            self.checked_type = cls
+    cdef bint look(self) except -1:
+        self.checked_epoch = self.epoch
+        self.stock = definitions_known(self, self.watched_methods(), self.watched_fields())
+        # Any look-up on the class gives it a tag again if a change took it away.
+        getattr(type(self), "__init__", None)
+        self.checked_type = (<PyObject*>self).ob_type
+        self.checked_tag = type_tag(self.checked_type)
         return self.stock
 
     def __reduce_ex__(self, protocol):

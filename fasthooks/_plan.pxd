@@ -34,6 +34,8 @@ cdef class FeedSpec:
 cdef class Plan:
     cdef readonly object session    # the raw session; strong: its native half lives while a plan does
     cdef dict session_fields        # its `__dict__`
+    cdef unsigned long long open_version    # version of that dict when the session was last seen to be open
+    cdef object native              # its native session then
     cdef readonly tuple parts       # a Template for each request (the caller's first); None: fetches nothing
     cdef readonly tuple feeds       # a FeedSpec for each fed tensor
     cdef list fetch_names           # what the native callable returns, each once
@@ -50,6 +52,7 @@ cdef class Plan:
     cdef list feed_values(self, object feed_dict)
     # Runs. Returns the value of each unique fetch; arrays among them are private copies.
     cdef list call(self, list feeds)
+    cdef int check_open(self) except -1
     cdef list native_call(self, object handle, list feeds)
 
 

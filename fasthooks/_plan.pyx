@@ -34,6 +34,8 @@ cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
 from cpython.object cimport PyObject
 
+from fasthooks._guard cimport dict_version
+
 cnp.import_array()
 
 cdef extern from "Python.h":
@@ -436,14 +438,22 @@ cdef class Plan:
             arrays[where] = array
         return arrays if i == n else None
 
-    cdef list native_call(self, object handle, list feeds):
+    cdef int check_open(self) except -1:
+        # A missing native session would be a null pointer inside TensorFlow.
         cdef PyObject* native = PyDict_GetItemWithError(self.session_fields, "_session")
         cdef PyObject* closed = PyDict_GetItemWithError(self.session_fields, "_closed")
-        # A missing native session would be a null pointer inside TensorFlow.
         if native is NULL or native is <PyObject*>None or closed is not Py_False:
             raise RuntimeError("Attempted to use a closed Session.")
+        self.native = <object>native
+        self.open_version = dict_version(<PyObject*>self.session_fields)
+        return 0
+
+    cdef list native_call(self, object handle, list feeds):
+        cdef unsigned long long version = dict_version(<PyObject*>self.session_fields)
+        if version != self.open_version or version == 0:
+            self.check_open()
         try:
-            return _run_callable(<object>native, handle, feeds, None)
+            return _run_callable(self.native, handle, feeds, None)
         except _OpError as error:
             # Adds the op, its definition and where it was made, as for an error of `Session.run`.
             return self.session._do_call(_raise, error)
@@ -461,7 +471,7 @@ cdef class Plan:
         for i in range(len(values)):
             value = values[i]
             # Numbers arrive as immutable scalars, strings as arrays of objects that are already ours.
-            if cnp.PyArray_Check(value) and not cnp.PyArray_CHKFLAGS(<cnp.ndarray>value, cnp.NPY_ARRAY_OWNDATA):
+            if cnp.PyArray_CheckExact(value) and not cnp.PyArray_CHKFLAGS(<cnp.ndarray>value, cnp.NPY_ARRAY_OWNDATA):
                 values[i] = cnp.PyArray_NewCopy(<cnp.ndarray>value, cnp.NPY_CORDER)
         return values
 

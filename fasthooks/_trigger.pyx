@@ -18,8 +18,9 @@ from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetItem
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
-from fasthooks._guard cimport Watched, definitions_known, instance_dict, type_tag
+from fasthooks._guard cimport Watched, definitions_known, instance_dict, is_stock, type_tag
 
 cnp.import_array()
 
@@ -40,6 +41,12 @@ cdef extern from *:
         if (Py_TYPE(value) == &PyInt64ArrType_Type) {
             step = PyArrayScalar_VAL(value, Int64);
         } else if (PyLong_CheckExact(value)) {
+    #if PY_VERSION_HEX >= 0x030C0000
+            if (PyUnstable_Long_IsCompact((PyLongObject *)value)) {
+                *out = PyUnstable_Long_CompactValue((PyLongObject *)value);
+                return 1;
+            }
+    #endif
             int overflow;
             step = PyLong_AsLongLongAndOverflow(value, &overflow);
             if (overflow) return 0;
@@ -113,11 +120,25 @@ def configure(make_run_args, dict plain_timers not None):
     _plain_timers.update(plain_timers)
 
 
+cdef dict _time_names = time.__dict__
+cdef object _builtin_clock_object = time.time
+cdef PyObject* _builtin_clock = <PyObject*>_builtin_clock_object
+
+
 cdef int read_clock(Clock* clock) except -1:
+    cdef timespec wall
+    cdef PyObject* reader
     # `time.time` is looked up each time: programs and tests replace it.
     if not clock.known:
-        now = time.time()
         clock.known = True
+        reader = PyDict_GetItemWithError(_time_names, "time")
+        if reader is _builtin_clock:
+            # What `time.time` itself does, without the call.
+            clock_gettime(CLOCK_REALTIME, &wall)
+            clock.now = <double>(<int64_t>wall.tv_sec * 1000000000 + wall.tv_nsec) / 1e9
+            clock.usable = True
+            return True
+        now = time.time()
         clock.usable = type(now) is float
         if clock.usable:
             clock.now = now
@@ -171,7 +192,7 @@ cdef class Timer(Watched):
         cdef int64_t number
         cdef Clock clock
         cdef int decision
-        if as_step(<PyObject*>step, &number) and self.is_stock():
+        if as_step(<PyObject*>step, &number) and is_stock(self):
             clock.known = False
             decision = timer_rule(<PyObject*>self._every_secs, <PyObject*>self._every_steps,
                                   <PyObject*>self._last_triggered_step, <PyObject*>self._last_triggered_time,
@@ -198,7 +219,7 @@ cdef class TimerView:
         cdef Timer compiled = self.compiled
         cdef PyObject* fields
         if compiled is not None:
-            if not compiled.is_stock():
+            if not is_stock(compiled):
                 return ACT
             return timer_rule(<PyObject*>compiled._every_secs, <PyObject*>compiled._every_steps,
                               <PyObject*>compiled._last_triggered_step, <PyObject*>compiled._last_triggered_time,
@@ -268,7 +289,7 @@ cdef class HookTrigger(Watched):
         """Returns what this hook fetches on the coming run; see `tf.compat.v1.train.SessionRunHook`."""
         cdef Clock clock
         cdef PyObject* tensor
-        if self.is_stock():
+        if is_stock(self):
             clock.known = False
             if self.before(NULL, &clock) == QUIET:
                 tensor = self.quiet_tensor(NULL)
@@ -283,7 +304,7 @@ cdef class HookTrigger(Watched):
     def after_run(self, run_context, run_values):
         """Acts on the results of the run, if it is time; see `tf.compat.v1.train.SessionRunHook`."""
         cdef Clock clock
-        if self.is_stock():
+        if is_stock(self):
             results = run_values.results
             # A quiet request in a dict has one entry; more were asked for because there is something to do.
             if type(results) is dict and len(<dict>results) == 1:

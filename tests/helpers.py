@@ -1,0 +1,289 @@
+"""Runs one program on TensorFlow's implementation and on ours, and tells what could be seen of it.
+
+A program is a function of one argument, a `Run`. It builds a graph (a fresh one is the default graph), makes sessions
+and hooks through `run.api`, writes under `run.dir`, and tells with `run.note` what it sees. `record` runs it with a
+clock of its own and captured logs and gives back all there is to compare.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import pathlib
+import re
+from unittest import mock
+
+import fasthooks
+import numpy as np
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.core.util import event_pb2
+from tensorflow.python.lib.io import tf_record
+from tensorflow.python.platform import tf_logging
+from tensorflow.python.summary.writer import writer_cache
+from tensorflow.python.training import training_util
+from tensorflow.python.util import deprecation
+
+v1 = tf.compat.v1
+STOCK = v1.train
+SESSIONS = ("MonitoredSession", "MonitoredTrainingSession", "SingularMonitoredSession")
+LOGGERS = ("absl", "fasthooks", "tensorflow")
+
+
+class Api:
+    """The names of `tf.compat.v1.train`: sessions from one implementation, all else from another."""
+
+    def __init__(self, sessions, hooks):
+        self.sessions = sessions
+        self.hooks = hooks
+
+    def __getattr__(self, name):
+        return getattr(self.sessions if name in SESSIONS else self.hooks, name)
+
+
+# Readable test id -> api; the first is TensorFlow alone.
+MIXES = {
+    "tf_session-tf_hooks": Api(STOCK, STOCK),
+    "tf_session-our_hooks": Api(STOCK, fasthooks),
+    "our_session-tf_hooks": Api(fasthooks, STOCK),
+    "our_session-our_hooks": Api(fasthooks, fasthooks),
+}
+
+
+class Clock:
+    """Stands in for `time.time`: stands still until told otherwise, counts its readings."""
+
+    def __init__(self, now=1000.0):
+        self.now = now
+        self.reads = 0
+
+    def __call__(self):
+        self.reads += 1
+        return self.now
+
+    def tick(self, secs=1.0):
+        """Moves on by this many seconds."""
+        self.now += secs
+
+
+@dataclasses.dataclass
+class Run:
+    """What a program gets: the implementation under test, a directory, a clock, and a notebook."""
+
+    api: Api
+    dir: str
+    clock: Clock
+    notes: list
+
+    def note(self, *values):
+        """Puts values, with their types, into what is compared."""
+        self.notes.append(tuple(describe(value) for value in values))
+
+
+@dataclasses.dataclass
+class Record:
+    """All that was seen of one program; `notes` first, then what it left behind."""
+
+    notes: list
+    result: object
+    error: object
+    logs: list
+    files: dict
+
+
+# What is compared
+
+
+def describe(value):
+    """Returns a value that is equal for equal contents, dtypes and Python types, NaN included."""
+    kind = type(value).__name__
+    if isinstance(value, np.ndarray):
+        return kind, str(value.dtype), value.shape, repr(value.tolist()), value.flags.writeable
+    if isinstance(value, dict):
+        return kind, [(describe(key), describe(item)) for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return kind, [describe(item) for item in value]
+    if isinstance(value, (tf.Tensor, tf.Operation, tf.Variable)):
+        return kind, value.name
+    if isinstance(value, BaseException):
+        return describe_error(value)
+    if value is None or isinstance(value, (str, bytes, bool, int, float, np.generic)):
+        return kind, repr(value)
+    return (kind,)
+
+
+def describe_error(error):
+    """Returns type, message and, for errors of ops, the op of an exception."""
+    op = getattr(error, "op", None)
+    cause = error.__cause__
+    return (type(error).__name__, str(error), op and op.name, getattr(error, "error_code", None), cause and repr(cause))
+
+
+def nodes(graph_def):
+    """Returns names and types of a graph's nodes."""
+    return [(node.name, node.op) for node in graph_def.node]
+
+
+def read_events(path):
+    """Returns the events of one file, without their wall times."""
+    return [event_pb2.Event.FromString(data) for data in tf_record.tf_record_iterator(str(path))]
+
+
+def _describe_event(event):
+    kind = event.WhichOneof("what")
+    if kind == "graph_def":
+        return kind, nodes(v1.GraphDef.FromString(event.graph_def))
+    if kind == "meta_graph_def":
+        return kind, nodes(meta_graph_pb2.MetaGraphDef.FromString(event.meta_graph_def).graph_def)
+    if kind == "tagged_run_metadata":
+        return kind, event.tagged_run_metadata.tag
+    event.ClearField("wall_time")
+    return kind, text_format.MessageToString(event)
+
+
+def _describe_file(path):
+    if path.name.startswith("events."):
+        return [_describe_event(event) for event in read_events(path)]
+    if path.name == "checkpoint":
+        return [line for line in path.read_text().splitlines() if "timestamp" not in line]
+    if path.suffix == ".index":
+        reader = tf.train.load_checkpoint(str(path.with_suffix("")))
+        return {name: describe(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()}
+    if path.suffix == ".meta":
+        return nodes(meta_graph_pb2.MetaGraphDef.FromString(path.read_bytes()).graph_def)
+    if path.name == "graph.pbtxt":
+        return nodes(text_format.Parse(path.read_text(), v1.GraphDef()))
+    if path.suffix == ".json":
+        events = json.loads(path.read_text())["traceEvents"]
+        return sorted({event["args"]["name"] for event in events if event.get("cat") == "Op"})
+    return path.stat().st_size if ".data-" not in path.name else "variables"
+
+
+def describe_files(directory):
+    """Returns relative name -> contents of all files under a directory; event files are numbered in their order."""
+    described = {}
+    for path in sorted(pathlib.Path(directory).rglob("*")):
+        if path.is_file():
+            name = str(path.relative_to(directory))
+            if path.name.startswith("events."):
+                number = sum(other.startswith(str(path.parent.relative_to(directory) / "events")) for other in described)
+                name = str(path.parent.relative_to(directory) / f"events.{number}")
+            described[name] = _describe_file(path)
+    return described
+
+
+def summaries(record):
+    """Returns (step, tag, value) of all scalars in a record's event files, in order of file and event."""
+    found = []
+    for name, contents in record.files.items():
+        for kind, text in contents if "events." in name else ():
+            if kind == "summary":
+                event = text_format.Parse(text, event_pb2.Event())
+                found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return found
+
+
+def checkpoints(record):
+    """Returns the steps of the checkpoints that a record's program left, in order."""
+    return sorted(int(match[1]) for match in (re.search(r"-(\d+)\.index$", name) for name in record.files) if match)
+
+
+def messages(record, level="INFO"):
+    """Returns the text of a record's log lines of one level."""
+    return [message for _, name, message in record.logs if name == level]
+
+
+# Running a program
+
+
+@contextlib.contextmanager
+def captured_logs():
+    """Collects (logger, level, message) of TensorFlow's, absl's and our loggers; what is logged once is logged anew."""
+    collected = []
+    handler = logging.Handler()
+    handler.emit = lambda entry: collected.append((entry.name, entry.levelname, entry.getMessage()))
+    verbosity = v1.logging.get_verbosity()
+    v1.logging.set_verbosity(v1.logging.INFO)
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        with mock.patch.multiple(tf_logging, _log_counter_per_token={}), \
+                mock.patch.multiple(deprecation, _PRINTED_WARNING={}):
+            yield collected
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        v1.logging.set_verbosity(verbosity)
+
+
+def _without_path(value, directory):
+    # The directory of a run, wherever it stands in a nest of containers and strings.
+    if isinstance(value, str):
+        return value.replace(str(directory), "DIR")
+    if isinstance(value, dict):
+        return {_without_path(key, directory): _without_path(item, directory) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_without_path(item, directory) for item in value)
+    return value
+
+
+def record(program, api, directory):
+    """Runs a program once and returns its `Record`."""
+    directory.mkdir(parents=True)
+    run = Run(api, str(directory), Clock(), [])
+    result = error = None
+    with captured_logs() as logs, mock.patch.object(writer_cache.FileWriterCache, "_cache", {}) as writers:
+        with tf.Graph().as_default(), mock.patch("time.time", run.clock):
+            try:
+                result = program(run)
+            except Exception as raised:
+                error = describe_error(raised)
+        for writer in writers.values():
+            writer.close()
+    seen = Record(run.notes, describe(result), error, logs, describe_files(directory))
+    return Record(*(_without_path(getattr(seen, field.name), directory) for field in dataclasses.fields(seen)))
+
+
+def assert_same(program, api, directory):
+    """Runs a program on TensorFlow alone and on `api`; asserts that nothing differs and returns the latter's record."""
+    stock, ours = [record(program, each, directory / name)
+                   for name, each in (("stock", MIXES["tf_session-tf_hooks"]), ("mix", api))]
+    for field in dataclasses.fields(Record):
+        assert getattr(ours, field.name) == getattr(stock, field.name), field.name
+    return ours
+
+
+# Programs' parts
+
+
+def build_model(increment=1, use_resource=True):
+    """Makes a global step and a weight w = 0, 1, 2, ... whose reads all come before the update of their run.
+
+    Args:
+      increment: By how much a run moves the global step.
+      use_resource: False: reference variables.
+
+    Returns:
+      (train op, loss): loss is w before the update.
+    """
+    with v1.variable_scope(v1.get_variable_scope(), use_resource=use_resource):
+        step = v1.train.create_global_step()
+        weight = v1.get_variable("w", initializer=0.0)
+    read = training_util._get_or_create_global_step_read()
+    loss = tf.add(weight, 0.0, name="loss")
+    with tf.control_dependencies([read, loss]):
+        train = tf.group(step.assign_add(increment), weight.assign_add(1.0), name="train")
+    return train, loss
+
+
+def train(run, hooks, fetches, steps=100, secs=1.0, **session_args):
+    """Runs until a hook stops or `steps` runs are over; notes every result. A run takes `secs` on the run's clock."""
+    with run.api.MonitoredSession(hooks=hooks, **session_args) as session:
+        for _ in range(steps):
+            if session.should_stop():
+                break
+            run.note(session.run(fetches))
+            run.clock.tick(secs)
+        run.note("stop", session.should_stop())
