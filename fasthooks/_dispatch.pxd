@@ -42,6 +42,8 @@ cdef class HookDispatcher:
     cdef unsigned long long raw_version     # version of that dict when no `run` was last seen to be set in it
     cdef object hooks               # the caller's list, live
     cdef readonly PlanCache cache
+    cdef bint subset                # `hooks` are not all hooks of the session
+    cdef bint needs_metadata        # runs of this session have metadata that a plan does not bring back
     cdef tuple slots                # a Slot for each hook of `hooks`; None: not looked at yet
     cdef bint regular               # hooks that the compiled path may call at all
     cdef unsigned long generation   # bumped when `slots` or the quiet request of one changes
@@ -53,9 +55,7 @@ cdef class HookDispatcher:
     cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, object fetches, object feed_dict,
                            Clock* clock)
     cdef object finish(self, object session, list slots, Py_ssize_t first, list acted, PreparedStep prepared,
-                       list values, object context, Clock* clock)
-    cdef object session_way(self, object session, list slots, list requests, list acted, object context,
-                            object fetches, object feed_dict, object options)
+                       list values, object context, object options, object metadata, Clock* clock)
     cdef int expect(self, Slot slot, HookTrigger trigger, PyObject* tensor) except -1
     cdef object read(self, object tensor)
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict)
@@ -65,10 +65,12 @@ cdef class HookDispatcher:
 cdef class HookedSessionBase:
     # TensorFlow's private attributes, live.
     cdef public object _sess, _hooks, _should_stop, _wrapped_is_stoppable
+    cdef dict __dict__              # the object's own attributes, at a fixed place: `own_version` relies on it
     cdef readonly HookDispatcher dispatcher
     cdef readonly PlanCache cache
     cdef dict subsets               # ids of the hooks in a `run(hooks=...)` -> (those hooks, their dispatcher)
     cdef readonly str scheduling
+    cdef bint is_patched(self) except -1
     cdef HookDispatcher current_dispatcher(self)
     cdef object step(self, object fetches, object feed_dict)
 
@@ -78,6 +80,7 @@ cdef class Chain:
     cdef object outer, coordinated      # the links; `outer` is the recoverable one, or the coordinated one itself
     cdef dict outer_fields, coordinated_fields      # their `__dict__`s
     cdef unsigned long long outer_version, coordinated_version     # versions of these dicts; 0: not known
+    cdef unsigned long long hooked_version, coordinator_version    # likewise
     cdef HookedSessionBase hooked
     cdef object event_fields            # `__dict__` of the coordinator's stop event
     cdef dict coordinator_fields

@@ -22,7 +22,7 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_GET_ITEM
 
-from fasthooks._guard cimport ClassGuard, definitions_known, dict_version, instance_dict, is_stock, type_tag
+from fasthooks._guard cimport ClassGuard, definitions_known, dict_version, instance_dict, is_stock, own_version, type_tag
 from fasthooks._plan cimport MappingTemplate, Plan, PlanCache, Template, TensorTemplate
 from fasthooks._trigger cimport ACT, QUIET, READ, Clock, HookTrigger
 
@@ -46,6 +46,7 @@ cdef ClassGuard _session_guard = ClassGuard(
 cdef ClassGuard _hooked_guard = ClassGuard(
     _HookedSession, monitored_session,
     ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options", "_raise_if_feeds_intersects"))
+cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
 cdef ClassGuard _recoverable_guard = ClassGuard(
     _RecoverableSession, monitored_session, ("run", "should_stop", "_check_stop"))
 cdef ClassGuard _coordinated_guard = ClassGuard(
@@ -55,8 +56,11 @@ cdef ClassGuard _coordinator_guard = ClassGuard(
 cdef ClassGuard _context_guard = ClassGuard(_SessionRunContext, session_run_hook, ("__init__",))
 cdef ClassGuard _event_guard = ClassGuard(_Event, threading, ("is_set",))
 
-# Finds or makes the trigger of a hook object: function (hook) -> HookTrigger or None. Set by `configure`.
+# Set by `configure`.
 cdef object _trigger_for = None
+cdef ClassGuard _our_guard = None
+cdef tuple _link_methods = ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
+                            "_raise_if_feeds_intersects")
 cdef dict _idle_methods = {}
 # Prepared steps that are looked through before the cache is: programs alternate between few kinds of step.
 cdef int _RECENT = 4
@@ -78,14 +82,16 @@ cdef object _new_tuple = tuple.__new__
 cdef object _new_object = object.__new__
 
 
-def configure(trigger_for):
-    """Tells how to find the trigger of a hook object.
+def configure(trigger_for, hooked_session):
+    """Tells this module what stands above it.
 
     Args:
       trigger_for: Called with a hook that has no trigger in itself; returns one that stands for it, or None.
+      hooked_session: The class that our sessions put into TensorFlow's chain.
     """
-    global _trigger_for
+    global _trigger_for, _our_guard
     _trigger_for = trigger_for
+    _our_guard = ClassGuard(hooked_session, None, _link_methods)
 
 
 cdef class Slot:
@@ -263,20 +269,28 @@ cdef class HookDispatcher:
       raw: The raw `tf.compat.v1.Session`.
       hooks: The caller's list. Hooks that are appended later take part.
       cache: The PlanCache of the raw session.
+      subset: Whether `hooks` are not all hooks of the session.
     """
 
-    def __init__(self, raw, hooks, PlanCache cache not None):
+    def __init__(self, raw, hooks, PlanCache cache not None, bint subset=False):
         self.raw = raw
-        self.raw_fields = raw.__dict__ if type(raw) is _Session else None
         self.hooks = hooks
+        self.subset = subset
         self.cache = cache
         self.recent_quiet = []
         self.recent_mixed = []
+        if type(raw) is _Session:
+            self.raw_fields = raw.__dict__
+            config = raw._config
+            # A prepared run brings nothing back over the network, and not what these options ask for.
+            self.needs_metadata = bool(raw._target) or config.graph_options.build_cost_model > 0 or (
+                config.experimental.HasField("session_metadata"))
 
     cdef bint plannable(self) except -1:
         # Whether nothing has been put in the place of what a plan does.
         cdef unsigned long long version
-        if self.raw_fields is None or not _session_guard.intact() or not _hooked_guard.intact():
+        if (self.raw_fields is None or not _session_guard.intact() or not _hooked_guard.intact()
+                or not _wrapped_guard.intact() or not _our_guard.intact()):
             return False
         version = dict_version(<PyObject*>self.raw_fields)
         if version != self.raw_version or version == 0:
@@ -290,14 +304,16 @@ cdef class HookDispatcher:
         cdef tuple slots = self.slots
         cdef object hooks = self.hooks
         cdef Py_ssize_t i, n
-        if type(hooks) is list and slots is not None and len(<list>hooks) == len(slots):
+        if slots is not None and type(hooks) is list and len(<list>hooks) == len(slots):
             n = len(slots)
             for i in range(n):
                 if (<Slot>PyTuple_GET_ITEM(slots, i)).hook is not <object>PyList_GET_ITEM(hooks, i):
                     break
             else:
                 return slots if self.regular else None
-        if not isinstance(hooks, (list, tuple)):
+        elif slots is not None and type(hooks) is tuple:
+            return slots if self.regular else None
+        if type(hooks) is not list and type(hooks) is not tuple:
             return None
         known = {id(slot.hook): slot for slot in slots or ()}
         slots = tuple([known.get(id(hook)) or Slot(hook) for hook in hooks])
@@ -329,7 +345,7 @@ cdef class HookDispatcher:
         self.steps += 1
         if slots is None or fetches is None:
             self.cache.decline("the raw session, the hooks list or the fetches need TensorFlow's own loop")
-            return _HookedSession.run(session, fetches, feed_dict)
+            return _HookedSession.run(_SubsetSession(session, self.hooks) if self.subset else session, fetches, feed_dict)
         n = len(slots)
         clock.known = False
         for i in range(n):
@@ -347,7 +363,7 @@ cdef class HookDispatcher:
             value = NULL if index < 0 else PyList_GET_ITEM(values, index)
             if (<Slot>PyTuple_GET_ITEM(slots, i)).after(value, &clock, False) != QUIET:
                 context = new_context(fetches, feed_dict, self.raw)
-                self.finish(session, list(slots), i, [False] * n, prepared, values, context, &clock)
+                self.finish(session, list(slots), i, [False] * n, prepared, values, context, None, None, &clock)
                 break
         return (<Template>prepared.plan.parts[0]).build(values)
 
@@ -398,12 +414,13 @@ cdef class HookDispatcher:
         cdef PreparedStep prepared = None
         cdef list values, feeds = None
         cdef Slot slot
-        cdef Py_ssize_t i = first
+        cdef Py_ssize_t i = first, place
         cdef bint unplanned = False
         # The list is live: a hook may append others while it is called.
         while i < len(hooks):
             hook = hooks[i]
-            slot = _slot_at(slots, i, hook)
+            place = _place(slots, i, hook)
+            slot = <Slot>slots[place] if place >= 0 else Slot(hook)
             active.append(slot)
             i += 1
             if slot.before(self, clock) == QUIET:
@@ -425,8 +442,7 @@ cdef class HookDispatcher:
                 if options is None:
                     options = _RunOptions()
                 session._merge_run_options(options, request.options)
-            # Over the network a prepared run brings no metadata back, which this hook may want to see.
-            unplanned = unplanned or (self.raw_fields["_target"] and slot.has_after and slot.trigger is None)
+            unplanned = unplanned or (self.needs_metadata and slot.has_after and slot.trigger is None)
         if hook_feeds:
             if user_feeds:
                 session._raise_if_feeds_intersects(user_feeds, hook_feeds,
@@ -436,7 +452,7 @@ cdef class HookDispatcher:
         if options is not None:
             self.cache.decline("a hook asked for run options")
         elif unplanned:
-            self.cache.decline("a hook in plain Python may read the metadata of a remote run")
+            self.cache.decline("a hook in plain Python may read metadata that a prepared run does not bring back")
         elif fetches is not None:
             for prepared in self.recent_mixed:
                 if prepared.serves(requests, acted, user_feeds):
@@ -448,49 +464,68 @@ cdef class HookDispatcher:
                 if feeds is None:
                     self.cache.decline("a fed value needs Session.run's own conversion or error")
         if feeds is None:
-            return self.session_way(session, active, requests, acted, context, fetches, user_feeds, options)
+            if options is None:
+                options = _RunOptions()
+            metadata = _RunMetadata()
+            wanted = {"caller": fetches}
+            for i in range(len(active)):
+                if requests[i + 1] is not None:
+                    wanted[(<Slot>active[i]).hook] = requests[i + 1]
+            values = [self.raw.run(fetches=wanted, feed_dict=user_feeds, options=options, run_metadata=metadata)]
+            clock.known = False
+            self.finish(session, active, 0, acted, None, values, context, options, metadata, clock)
+            return (<dict>values[0])["caller"]
         values = prepared.plan.call(feeds)
         self.planned += 1
         clock.known = False
-        self.finish(session, active, 0, acted, prepared, values, context, clock)
+        self.finish(session, active, 0, acted, prepared, values, context, None, None, clock)
         return (<Template>prepared.plan.parts[0]).build(values)
 
     cdef object finish(self, object session, list slots, Py_ssize_t first, list acted, PreparedStep prepared,
-                       list values, object context, Clock* clock):
-        # Calls `after_run` where there is something to do, from hook number `first` on.
-        cdef object hooks = self.hooks
-        cdef object options = None, metadata = None, results
+                       list values, object context, object options, object metadata, Clock* clock):
+        # Calls `after_run` where there is something to do, from hook number `first` on. `values` are those of a plan,
+        # or, without one, what `Session.run` returned.
+        cdef object hooks = self.hooks if self.subset else session._hooks
+        cdef object results
         cdef Slot slot
         cdef PyObject* value
-        cdef Py_ssize_t i = first, index
+        cdef Py_ssize_t i = first, place, index
         cdef int decision
         while i < len(hooks):
             hook = hooks[i]
-            if i < len(slots) and (<Slot>slots[i]).hook is hook:
-                slot = <Slot>slots[i]
-                index = prepared.indices[i] if not acted[i] else -1
-                value = NULL if index < 0 else PyList_GET_ITEM(values, index)
-                if acted[i] and slot.trigger is not None:
+            place = _place(slots, i, hook)
+            i += 1
+            results = None
+            if place < 0:
+                # Appended after the run was prepared: nothing was fetched for it.
+                slot = Slot(hook)
+                decision = ACT
+            else:
+                slot = <Slot>slots[place]
+                if prepared is None:
+                    results = (<dict>values[0]).get(hook)
+                if acted[place] and slot.trigger is not None:
                     decision = ACT
                 else:
+                    value = NULL
+                    if prepared is not None:
+                        index = prepared.indices[place]
+                        if index >= 0:
+                            value = PyList_GET_ITEM(values, index)
+                    elif slot.trigger is not None:
+                        slot.trigger.quiet_value(results, &value)
                     decision = slot.after(value, clock, True)
                     if decision == READ:
                         decision = slot.after_read(self.read(slot.tensor), clock)
-                part = prepared.plan.parts[i + 1]
-            else:
-                # Appended, or moved, after the run was prepared: nothing was fetched for it.
-                slot = Slot(hook)
-                decision = ACT
-                part = None
+                if decision != QUIET and prepared is not None and prepared.plan.parts[place + 1] is not None:
+                    results = (<Template>prepared.plan.parts[place + 1]).build(values)
             if decision != QUIET:
-                if options is None:
+                if metadata is None:
                     options = _RunOptions()
                     metadata = _RunMetadata()
-                results = None if part is None else (<Template>part).build(values)
                 hook.after_run(context, _new_tuple(_SessionRunValues, (results, options, metadata)))
                 if slot.trigger is not None:
                     slot.trigger.acted(results)
-            i += 1
         session._should_stop = session._should_stop or context.stop_requested
 
     cdef object read(self, object tensor):
@@ -506,34 +541,6 @@ cdef class HookDispatcher:
             return self.raw.run(tensor)
         return (<Template>prepared.plan.parts[0]).build(prepared.plan.call(prepared.plan.feed_values(None)))
 
-    cdef object session_way(self, object session, list slots, list requests, list acted, object context,
-                            object fetches, object feed_dict, object options):
-        # The run itself through `Session.run`. Every hook is then called, also the quiet ones: asking for their
-        # request once more changes nothing that was not already decided.
-        cdef Slot slot
-        cdef Py_ssize_t i
-        cdef dict wanted = {"caller": fetches}
-        for i in range(len(slots)):
-            slot = <Slot>slots[i]
-            request = requests[i + 1]
-            if not acted[i] and slot.trigger is not None:
-                asked = slot.hook.before_run(context)
-                request = None if asked is None else asked.fetches
-            if request is not None:
-                wanted[slot.hook] = request
-        if options is None:
-            options = _RunOptions()
-        metadata = _RunMetadata()
-        outputs = self.raw.run(fetches=wanted, feed_dict=feed_dict, options=options, run_metadata=metadata)
-        for hook in self.hooks:
-            results = outputs[hook] if hook in outputs else None
-            hook.after_run(context, _SessionRunValues(results, options, metadata))
-        for slot in slots:
-            if slot.trigger is not None:
-                slot.trigger.acted(outputs.get(slot.hook))
-        session._should_stop = session._should_stop or context.stop_requested
-        return outputs["caller"]
-
 
 cdef int _to_front(list recent, PreparedStep prepared) except -1:
     # Replaces the list's contents in one go: another thread may be walking it.
@@ -541,10 +548,15 @@ cdef int _to_front(list recent, PreparedStep prepared) except -1:
     return 0
 
 
-cdef Slot _slot_at(tuple slots, Py_ssize_t i, object hook):
-    if i < len(slots) and (<Slot>slots[i]).hook is hook:
-        return <Slot>slots[i]
-    return Slot(hook)
+cdef Py_ssize_t _place(object slots, Py_ssize_t expected, object hook) except -2:
+    # Where the slot of `hook` is, most likely at `expected`; -1: nowhere.
+    cdef Py_ssize_t i, n = len(slots)
+    if expected < n and (<Slot>slots[expected]).hook is hook:
+        return expected
+    for i in range(n):
+        if (<Slot>slots[i]).hook is hook:
+            return i
+    return -1
 
 
 cdef Py_ssize_t _quiet_index(object part) except -2:
@@ -577,6 +589,14 @@ cdef class HookedSessionBase:
             dispatcher = self.dispatcher = HookDispatcher(self._sess, self._hooks, self.cache)
         return dispatcher
 
+    cdef bint is_patched(self) except -1:
+        # Whether a method that a step goes round was set on this object.
+        fields = vars(self)
+        for name in _link_methods:
+            if name in fields:
+                return True
+        return False
+
     cdef object step(self, object fetches, object feed_dict):
         # One step with all hooks and no options of the caller's.
         if self._should_stop is not False or self._sess is None:
@@ -602,9 +622,9 @@ cdef class HookedSessionBase:
         if hooks is not None:
             return self.run_subset(hooks, fetches, feed_dict, options, run_metadata)
         dispatcher = self.current_dispatcher()
-        if options is not None or run_metadata is not None:
+        if options is not None or run_metadata is not None or self.is_patched():
             dispatcher.steps += 1
-            self.cache.decline("the caller gave options or run_metadata")
+            self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
             return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
         return dispatcher.step(self, fetches, feed_dict)
 
@@ -618,7 +638,7 @@ cdef class HookedSessionBase:
         Raises:
           ValueError: `hooks` names something that is not a hook of this session.
         """
-        wanted = [] if hooks is False else list(hooks)
+        wanted = hooks or []
         chosen = [hook for hook in self._hooks if any(hook is other for other in wanted)]
         for other in wanted:
             if not any(hook is other for hook in chosen):
@@ -632,7 +652,7 @@ cdef class HookedSessionBase:
         if known is None:
             if len(self.subsets) >= 16:
                 self.subsets = {}
-            known = self.subsets[key] = HookDispatcher(self._sess, chosen, self.cache)
+            known = self.subsets[key] = HookDispatcher(self._sess, chosen, self.cache, True)
         return (<HookDispatcher>known).step(self, fetches, feed_dict)
 
     def close(self):
@@ -665,7 +685,8 @@ cdef class SessionRunner:
         if (chain is not None and chain.outer is self._sess and chain.outer_version != 0
                 and dict_version(<PyObject*>chain.outer_fields) == chain.outer_version
                 and dict_version(<PyObject*>chain.coordinated_fields) == chain.coordinated_version
-                and _recoverable_guard.intact() and _coordinated_guard.intact()):
+                and own_version(<PyObject*>chain.hooked) == chain.hooked_version
+                and _recoverable_guard.intact() and _coordinated_guard.intact() and _our_guard.intact()):
             return chain
         return self.look()
 
@@ -681,17 +702,21 @@ cdef class SessionRunner:
         chain.outer_fields = chain.outer.__dict__
         chain.coordinated_fields = link.__dict__
         for fields in (chain.outer_fields, chain.coordinated_fields):
-            for name in ("run", "should_stop", "_check_stop"):
+            for name in _link_methods:
                 if name in fields:
                     return None
         coordinator = link._coord
-        if (not isinstance(link._sess, HookedSessionBase) or type(coordinator) is not _coordinator_guard.cls
-                or type(coordinator._stop_event) is not _Event
+        if (type(link._sess) is not _our_guard.cls or not _our_guard.intact()
+                or (<HookedSessionBase>link._sess).is_patched() or type(coordinator) is not _coordinator_guard.cls
+                or type(coordinator._stop_event) is not _Event or "should_stop" in vars(coordinator)
+                or "raise_requested_exception" in vars(coordinator)
                 or not (_recoverable_guard.intact() and _coordinated_guard.intact())):
             return None
         chain.hooked = link._sess
         chain.coordinator_fields = coordinator.__dict__
         chain.event_fields = coordinator._stop_event.__dict__
+        chain.hooked_version = own_version(<PyObject*>chain.hooked)
+        chain.coordinator_version = dict_version(<PyObject*>chain.coordinator_fields)
         chain.outer_version = dict_version(<PyObject*>chain.outer_fields)
         chain.coordinated_version = dict_version(<PyObject*>chain.coordinated_fields)
         self.chain = chain
@@ -717,7 +742,8 @@ cdef class SessionRunner:
         """
         cdef Chain chain
         if hooks is not None:
-            fetches = Call(fetches, hooks, None)
+            # A list, because a recovery repeats the call.
+            fetches = Call(fetches, hooks if hooks is False else list(hooks), None)
         elif options is None and run_metadata is None:
             chain = self.intact_chain()
             if chain is not None:
@@ -739,6 +765,7 @@ cdef class SessionRunner:
         # The coordinator's two flags are set by other threads; it reads them just so.
         if (chain is not None and chain.hooked._should_stop is False and chain.hooked._sess is not None
                 and _coordinator_guard.intact() and _event_guard.intact()
+                and dict_version(<PyObject*>chain.coordinator_fields) == chain.coordinator_version
                 and PyDict_GetItemWithError(chain.coordinator_fields, "_exc_info_to_raise") is <PyObject*>None
                 and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False):
             return False

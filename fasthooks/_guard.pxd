@@ -23,7 +23,14 @@ cdef extern from *:
         return 0;
     #endif
     }
+
+    /* The same for the dict of an object that has room for a pointer to it; all bits set: it has no dict yet. */
+    static CYTHON_INLINE unsigned long long fasthooks_own_version(PyObject *object) {
+        PyObject *dict = *(PyObject **)((char *)object + Py_TYPE(object)->tp_dictoffset);
+        return dict == NULL ? ~0ULL : fasthooks_dict_version(dict);
+    }
     """
+    unsigned long long own_version "fasthooks_own_version"(PyObject *object) noexcept nogil
     unsigned long long dict_version "fasthooks_dict_version"(PyObject *mapping) noexcept nogil
     unsigned int type_tag "fasthooks_type_tag"(PyTypeObject *type) noexcept nogil
 
@@ -46,12 +53,12 @@ cdef class ClassGuard:
 
 
 cdef class Watched:
-    cdef unsigned long epoch            # bumped when an attribute that steers the compiled path is set or deleted
-    cdef unsigned long checked_epoch    # the epoch at the last look
-    cdef unsigned int checked_tag       # the type's tag at the last look
-    cdef PyTypeObject* checked_type     # the type at the last look (never dereferenced)
-    cdef bint stock                     # result of the last look
-    # True while all that the compiled path replaces is known code; `is_stock` below asks without a call.
+    cdef dict __dict__                      # the object's own attributes, at a fixed place: `own_version` relies on it
+    cdef unsigned long long checked_version     # version of that dict at the last look
+    cdef unsigned int checked_tag           # the type's tag at the last look
+    cdef PyTypeObject* checked_type         # the type at the last look; never dereferenced
+    cdef bint stock                         # result of the last look
+    # Whether all that the compiled path replaces is known code; `is_stock` below asks without a call.
     cdef bint look(self) except -1
     # Methods the compiled path stands in for, and attributes it reads as C fields.
     cdef tuple watched_methods(self)
@@ -59,10 +66,11 @@ cdef class Watched:
 
 
 cdef inline bint is_stock(Watched watched) except -1:
-    # A few compares unless something was set, or a class changed.
+    # A few compares, unless an attribute was set or a class changed.
     cdef PyTypeObject* cls = (<PyObject*>watched).ob_type
     cdef unsigned int tag = type_tag(cls)
-    if (watched.epoch == watched.checked_epoch and cls is watched.checked_type and tag == watched.checked_tag
-            and tag != 0):
+    cdef unsigned long long version = own_version(<PyObject*>watched)
+    if (version == watched.checked_version and cls is watched.checked_type and tag == watched.checked_tag
+            and tag != 0 and version != 0):
         return watched.stock
     return watched.look()

@@ -4,8 +4,8 @@
 A compiled path may only replace a method whose behaviour it knows. Programs patch TensorFlow's classes, set methods on
 objects, subclass and mock, before and after a session was made, and all of that must be found on the next step. Two
 cheap facts make the question affordable on every step: CPython's version tag of a type, which changes with every
-change of the class or of its bases, and an epoch that `Watched.__setattr__` bumps. Only when one of them moved are the
-classes walked again.
+change of the class or of its bases, and up to Python 3.12 the version of a dict (from 3.13 on the few names are looked
+up). Only when one of them moved are the classes walked again.
 """
 
 import copyreg
@@ -15,7 +15,6 @@ from cpython.ref cimport Py_DECREF
 
 cdef extern from "Python.h":
     PyObject* PyObject_GenericGetDict(PyObject*, void*)
-    int PyObject_GenericSetAttr(object, object, PyObject*) except -1
     void PyErr_Clear() noexcept
 
 # Strong references to the functions whose behaviour the compiled triggers reproduce, by identity: a patched-in
@@ -86,7 +85,7 @@ cdef class ClassGuard:
 
     Args:
       cls: The class.
-      module: The module whose file defines TensorFlow's own versions.
+      module: The module whose file defines the versions that count as intact; None: those that the class has now.
       names: Names of the methods. One that is already patched when the guard is made never counts as intact.
     """
 
@@ -95,7 +94,7 @@ cdef class ClassGuard:
         self.originals = {}
         for name in names:
             function = getattr(cls, name)
-            self.originals[name] = function if is_defined_in(function, module) else None
+            self.originals[name] = function if module is None or is_defined_in(function, module) else None
 
     cdef bint intact(self) except -1:
         cdef unsigned int tag = type_tag(<PyTypeObject*>self.cls)
@@ -116,14 +115,6 @@ cdef class ClassGuard:
 cdef class Watched:
     """Base of compiled objects whose methods users may replace at any time."""
 
-    def __setattr__(self, str name not None, value):
-        PyObject_GenericSetAttr(self, name, <PyObject*>value)
-        self.epoch += 1
-
-    def __delattr__(self, str name not None):
-        PyObject_GenericSetAttr(self, name, NULL)
-        self.epoch += 1
-
     cdef tuple watched_methods(self):
         return ()
 
@@ -131,17 +122,17 @@ cdef class Watched:
         return ()
 
     cdef bint look(self) except -1:
-        self.checked_epoch = self.epoch
         self.stock = definitions_known(self, self.watched_methods(), self.watched_fields())
         # Any look-up on the class gives it a tag again if a change took it away.
         getattr(type(self), "__init__", None)
         self.checked_type = (<PyObject*>self).ob_type
         self.checked_tag = type_tag(self.checked_type)
+        self.checked_version = own_version(<PyObject*>self)
         return self.stock
 
     def __reduce_ex__(self, protocol):
         """Supports `copy` and `pickle`: the C fields travel with the instance's own attributes."""
-        cdef dict state = dict(getattr(self, "__dict__", {}))
+        cdef dict state = dict(vars(self))
         for name in self.watched_fields():
             state[name] = getattr(self, name)
         return copyreg.__newobj__, (type(self),), state

@@ -171,7 +171,7 @@ cdef class MappingTemplate(Template):
     cdef bint matches(self, object fetches) except -1:
         cdef Py_ssize_t i = 0
         if (type(fetches) is not self.kind or len(<dict>fetches) != len(self.keys)
-                or (self.factory is not None and fetches.default_factory is not self.factory)):
+                or (self.kind is collections.defaultdict and fetches.default_factory is not self.factory)):
             return False
         for key, value in (<dict>fetches).items() if self.kind is dict else fetches.items():
             expected = self.keys[i]
@@ -268,14 +268,15 @@ class _Elements:
         if kind in _map_types:
             return MappingTemplate(kind, getattr(fetches, "default_factory", None), tuple(fetches),
                                    tuple([self.template(item) for item in fetches.values()]))
-        if kind is not str and not kind.__module__.startswith("tensorflow"):
-            raise Declined(f"a fetch has the type {kind.__name__}")
         with self.graph.as_default():
             mapper = session_lib._FetchMapper.for_fetch(fetches)
+        # Only what never changes may be recognised by its identity: TensorFlow's own leaves, not its containers.
+        if type(mapper) is not session_lib._ElementFetchMapper or not (
+                kind is str or f"{kind.__module__}.".startswith("tensorflow.")):
+            raise Declined(f"a fetch has the type {kind.__name__}")
         found = mapper.unique_fetches()
         indices = tuple([self.add(element) for element in found])
-        if len(found) == 1 and isinstance(mapper, session_lib._ElementFetchMapper) and (
-                kind is str or found[0] is fetches or hasattr(fetches, "_as_graph_element")):
+        if len(found) == 1 and (kind is str or found[0] is fetches or hasattr(fetches, "_as_graph_element")):
             return OperationTemplate(fetches) if indices[0] is None else TensorTemplate(fetches, indices[0])
         return CompositeTemplate(fetches, mapper.build_results, indices)
 
@@ -487,6 +488,7 @@ cdef class Trial:
         cdef object owner
         self.runs = run + 1
         if inline and self.inline is None:
+            plan.check_open()
             self.inline = plan.make(True)
         owner = self.inline if inline else self.pool
         begin = _perf_counter()

@@ -46,6 +46,8 @@ cdef class HookTrigger(Watched):
     cdef PyObject* quiet_tensor(self, PyObject* fields) noexcept
     # That tensor in the structure that the hook's own `before_run` asks for.
     cdef object quiet_fetches(self, object tensor)
+    # Takes the value of that tensor out of results in that structure. False: they have another one.
+    cdef bint quiet_value(self, object results, PyObject** value) noexcept
     cdef int before(self, PyObject* fields, Clock* clock) except -1
     # `value`: what the run returned for the quiet tensor; NULL: the hook asked for nothing.
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1

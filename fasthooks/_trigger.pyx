@@ -17,7 +17,7 @@ cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetItem
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF
-from libc.stdint cimport int64_t
+from libc.stdint cimport INT32_MAX, int64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from fasthooks._guard cimport Watched, definitions_known, instance_dict, is_stock, type_tag
@@ -52,6 +52,8 @@ cdef extern from *:
             if (overflow) return 0;
         } else if (Py_TYPE(value) == &PyInt32ArrType_Type) {
             step = PyArrayScalar_VAL(value, Int32);
+            /* NumPy's own sums wrap or raise near the end of int32. */
+            if (step > ((npy_int64)1 << 30) || step < -((npy_int64)1 << 30)) return 0;
         } else {
             return 0;
         }
@@ -91,6 +93,10 @@ cdef extern from *:
         return scalar;
     }
 
+    static CYTHON_INLINE int fasthooks_is_int32(PyObject *value) {
+        return Py_TYPE(value) == &PyInt32ArrType_Type;
+    }
+
     static CYTHON_INLINE int fasthooks_is_int64(PyObject *value) {
         return Py_TYPE(value) == &PyInt64ArrType_Type;
     }
@@ -100,6 +106,7 @@ cdef extern from *:
     bint as_number "fasthooks_as_number"(PyObject* value, double* out) noexcept
     int is_nan "fasthooks_is_nan"(PyObject* value) noexcept
     object new_int64 "fasthooks_new_int64"(int64_t step)
+    bint is_int32 "fasthooks_is_int32"(PyObject* value) noexcept
     bint is_int64 "fasthooks_is_int64"(PyObject* value) noexcept
 
 # SessionRunArgs and the plain Python timer classes whose attributes a view may read; set by `configure`.
@@ -139,35 +146,36 @@ cdef int read_clock(Clock* clock) except -1:
             clock.usable = True
             return True
         now = time.time()
-        clock.usable = type(now) is float
-        if clock.usable:
-            clock.now = now
+        clock.usable = as_number(<PyObject*>now, &clock.now)
     return clock.usable
 
 
 cdef int timer_rule(PyObject* every_secs, PyObject* every_steps, PyObject* last_step, PyObject* last_time,
                     int64_t step, Clock* clock) except -1:
     # All objects are read before the clock is: that call may run any Python code and free them.
-    cdef int64_t last
-    cdef double secs, steps, then
+    cdef int64_t last, whole_steps
+    cdef double secs, steps, then = 0
     cdef bint in_secs = every_secs is not NULL and every_secs is not <PyObject*>None
+    cdef bint in_steps = every_steps is not NULL and every_steps is not <PyObject*>None
+    cdef bint whole = in_steps and as_step(every_steps, &whole_steps)
     if last_step is <PyObject*>None:
         return ACT
     if not as_step(last_step, &last):
         return ODD
     if last == step:
         return QUIET
-    if every_steps is not NULL and every_steps is not <PyObject*>None:
-        if not as_number(every_steps, &steps):
-            return ODD
-        if step >= last + steps:
-            return ACT
+    if in_steps and not whole and not as_number(every_steps, &steps):
+        return ODD
+    if whole and whole_steps > INT32_MAX and is_int32(last_step):
+        return ODD
     if in_secs:
         if not as_number(every_secs, &secs) or not as_number(last_time, &then) or not read_clock(clock):
             return ODD
         if clock.now >= then + secs:
             return ACT
-    return QUIET
+    if whole:
+        return ACT if step >= last + whole_steps else QUIET
+    return ACT if in_steps and step >= last + steps else QUIET
 
 
 cdef class Timer(Watched):
@@ -263,6 +271,10 @@ cdef class HookTrigger(Watched):
     cdef object quiet_fetches(self, object tensor):
         return tensor
 
+    cdef bint quiet_value(self, object results, PyObject** value) noexcept:
+        value[0] = NULL if results is None else <PyObject*>results
+        return type(results) is not dict
+
     cdef int before(self, PyObject* fields, Clock* clock) except -1:
         return QUIET
 
@@ -304,14 +316,11 @@ cdef class HookTrigger(Watched):
     def after_run(self, run_context, run_values):
         """Acts on the results of the run, if it is time; see `tf.compat.v1.train.SessionRunHook`."""
         cdef Clock clock
+        cdef PyObject* value
         if is_stock(self):
             results = run_values.results
-            # A quiet request in a dict has one entry; more were asked for because there is something to do.
-            if type(results) is dict and len(<dict>results) == 1:
-                results = (<dict>results).get("global_step")
             clock.known = False
-            if type(results) is not dict and self.after(NULL, NULL if results is None else <PyObject*>results,
-                                                        &clock) == QUIET:
+            if self.quiet_value(results, &value) and self.after(NULL, value, &clock) == QUIET:
                 return None
         return super(HookTrigger, self).after_run(run_context, run_values)
 
@@ -382,10 +391,11 @@ cdef class LoggingTensorTrigger(HookTrigger):
         if (live(fields, <PyObject*>self._should_trigger, "_should_trigger") is not Py_False
                 or not as_step(live(fields, <PyObject*>self._iter_count, "_iter_count"), &count)):
             return ACT
+        following = <object>live(fields, <PyObject*>self._iter_count, "_iter_count") + 1
         if fields is NULL:
-            self._iter_count = count + 1
+            self._iter_count = following
         else:
-            PyDict_SetItem(<object>fields, "_iter_count", count + 1)
+            PyDict_SetItem(<object>fields, "_iter_count", following)
         return QUIET
 
 
@@ -402,6 +412,14 @@ cdef class NanTensorTrigger(HookTrigger):
         return QUIET if is_nan(value) == 0 else ACT
 
 
+cdef bint dict_value(object results, PyObject** value) noexcept:
+    # A quiet request has one entry; more were asked for because there is something to do.
+    if type(results) is not dict or len(<dict>results) != 1:
+        return False
+    value[0] = PyDict_GetItemWithError(results, "global_step")
+    return True
+
+
 cdef class ProfilerTrigger(GlobalStepTrigger):
     """Acts after the first run, and when its timer triggers for the step that it expects next."""
 
@@ -410,6 +428,9 @@ cdef class ProfilerTrigger(GlobalStepTrigger):
 
     cdef object quiet_fetches(self, object tensor):
         return {"global_step": tensor}
+
+    cdef bint quiet_value(self, object results, PyObject** value) noexcept:
+        return dict_value(results, value)
 
     cdef int before(self, PyObject* fields, Clock* clock) except -1:
         cdef int64_t step
@@ -444,7 +465,10 @@ cdef class SummarySaverTrigger(ProfilerTrigger):
         return "_timer", "_global_step_tensor", "_next_step", "_request_summary", "_summary_writer"
 
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
-        if live(fields, <PyObject*>self._summary_writer, "_summary_writer") is <PyObject*>None:
+        cdef PyObject* writer = live(fields, <PyObject*>self._summary_writer, "_summary_writer")
+        if writer is NULL:
+            return ACT
+        if not <object>writer:
             return QUIET
         return ProfilerTrigger.after(self, fields, value, clock)
 
@@ -498,6 +522,9 @@ cdef class WandbTrigger(GlobalStepTrigger):
 
     cdef object quiet_fetches(self, object tensor):
         return {"global_step": tensor}
+
+    cdef bint quiet_value(self, object results, PyObject** value) noexcept:
+        return dict_value(results, value)
 
     cdef int before(self, PyObject* fields, Clock* clock) except -1:
         cdef int64_t seen, increment, next_row

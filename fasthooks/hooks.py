@@ -6,8 +6,8 @@ own method, so its files, messages and errors are the stock ones. Constructors t
 TensorFlow's defaults and raise what TensorFlow raises.
 
 Compatibility: attributes that a trigger reads (`_timer`, `_last_step`, `_iter_count`, ...) live in C fields, where
-reads and writes from Python are as live as in TensorFlow. Until they are first set they read as None. Writing them, or
-a method, through `hook.__dict__` after the session was made is not seen.
+reads and writes from Python are as live as in TensorFlow. Until they are first set they read as None, and they do not
+stand in `hook.__dict__`.
 """
 
 import sys
@@ -15,7 +15,7 @@ import sys
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
-from fasthooks import _dispatch, _guard, _trigger
+from fasthooks import _guard, _trigger
 
 
 class SecondOrStepTimer(_trigger.Timer, stock.SecondOrStepTimer):
@@ -229,7 +229,6 @@ def _register():
     for cls in (stock.SecondOrStepTimer, stock.NeverTriggerTimer, stock._HookTimer):
         _know(cls, stock, timer_methods)
     _trigger.configure(SessionRunArgs, {stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True})
-    _dispatch.configure(trigger_for)
 
 
 _register()

@@ -25,7 +25,7 @@ TensorFlow's own objects, but for the hooked one. What a step does, from `sessio
 import functools
 import types
 
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session as stock
 from tensorflow.python.training import training_util
@@ -37,6 +37,9 @@ _SCHEDULINGS = ("auto", "pool", "inline")
 
 class _HookedSession(_dispatch.HookedSessionBase, stock._HookedSession):
     """The hooked link of the chain: TensorFlow's, with a compiled `run`."""
+
+
+_dispatch.configure(hooks.trigger_for, _HookedSession)
 
 
 class _MonitoredSession(_dispatch.SessionRunner):
@@ -97,10 +100,14 @@ class _MonitoredSession(_dispatch.SessionRunner):
 
 def _global_step(session):
     # For the log line only: a session that cannot tell is used all the same.
-    with session.graph.as_default():
-        tensor = training_util._get_global_step_read() if ops.get_collection(
-            training_util.GLOBAL_STEP_READ_KEY) else training_util.get_global_step()
-    return "unknown (the graph has none)" if tensor is None else session.run(tensor)
+    graph = session.graph
+    try:
+        tensor = training_util._get_global_step_read(graph)
+        if tensor is None:
+            tensor = training_util.get_global_step(graph)
+        return "unknown (the graph has none)" if tensor is None else session.run(tensor)
+    except (errors.OpError, RuntimeError, TypeError) as error:
+        return f"unknown ({type(error).__name__})"
 
 
 class MonitoredSession(_MonitoredSession, stock.MonitoredSession):

@@ -1,16 +1,32 @@
 """Fixtures for all tests: the four mixes of sessions and hooks."""
 
 import pytest
-from helpers import MIXES, assert_same
+from helpers import MIXES, STOCK_MIX, assert_equal_records, record
+
+_stock_records = {}
 
 
-@pytest.fixture(params=MIXES.values(), ids=MIXES.keys())
+@pytest.fixture(params=MIXES)
 def mix(request):
     """Each of the four mixes: TensorFlow's or our sessions with TensorFlow's or our hooks, as an `Api`."""
-    return request.param
+    return MIXES[request.param]
 
 
-@pytest.fixture
-def same_as_stock(mix, tmp_path):
-    """A function of a program that runs it on TensorFlow alone and in the mix, compares, and returns the record."""
-    return lambda program: assert_same(program, mix, tmp_path)
+@pytest.fixture(params=[name for name in MIXES if name != STOCK_MIX])
+def same_as_stock(request, tmp_path):
+    """A function that runs a program on TensorFlow alone (once for all mixes) and in a mix, compares, gives the record.
+
+    Call it at most once in a test.
+    """
+    key = request.node.nodeid.replace(request.param, "")
+
+    def run_both(program):
+        records = {}
+        for name in (STOCK_MIX, request.param):
+            if name != STOCK_MIX or key not in _stock_records:
+                records[name] = record(program, MIXES[name], tmp_path / name)
+        stock = _stock_records.setdefault(key, records.get(STOCK_MIX))
+        assert_equal_records(records[request.param], stock)
+        return records[request.param]
+
+    return run_both
