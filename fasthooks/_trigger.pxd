@@ -53,15 +53,29 @@ cdef class HookTrigger(Watched):
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1
     # `value`: the global step read after the run, when `after` said READ.
     cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1
+    # In a session of TensorFlow's own: whether another hook of this run fetches `tensor` for this one too, ...
+    cdef bint follows(self, object run_context, object tensor) except -1
+    # ... the results that this hook would have had; None: it does not ...
+    cdef object shared_results(self, object run_context)
+    # ... and this hook fetched `value`, maybe for others.
+    cdef int share(self, object run_context, object value) except -1
     # The hook's own `after_run` was called with these results.
     cdef int acted(self, object results) except -1
     # Decision of the timer that is in `_timer` now.
     cdef int ask_timer(self, PyObject* timer, int64_t step, Clock* clock) except -1
 
 
+# The global step of one run in a session of TensorFlow's own: the first of our hooks fetches it for all of them.
+# Kept by the run's context.
+cdef class SharedStep:
+    cdef object tensor
+    cdef object value       # None until that hook's `after_run`
+
+
 # Hooks that fetch the global step on every run.
 cdef class GlobalStepTrigger(HookTrigger):
     cdef public object _global_step_tensor
+    cdef SharedStep shared_step(self, object run_context)
 
 
 cdef class StopAtStepTrigger(GlobalStepTrigger):

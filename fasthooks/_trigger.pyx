@@ -27,6 +27,7 @@ cnp.import_array()
 cdef extern from "Python.h":
     PyObject* Py_False
     PyObject* Py_True
+    PyObject* PyEval_GetFrame()
 
 cdef extern from *:
     """
@@ -109,21 +110,27 @@ cdef extern from *:
     bint is_int32 "fasthooks_is_int32"(PyObject* value) noexcept
     bint is_int64 "fasthooks_is_int64"(PyObject* value) noexcept
 
-# SessionRunArgs and the plain Python timer classes whose attributes a view may read; set by `configure`.
+# Set by `configure`.
 cdef object _make_run_args = None
+cdef object _before_run_loop = None
+cdef object _after_run_loop = None
 cdef dict _plain_timers = {}
 
 
-def configure(make_run_args, dict plain_timers not None):
+def configure(make_run_args, dict plain_timers not None, before_run_loop, after_run_loop):
     """Tells this module the names it needs from TensorFlow.
 
     Args:
       make_run_args: Called with fetches; returns what `before_run` returns.
       plain_timers: Timer classes in plain Python whose rule is that of `Timer` (value False) or that never trigger
         (value True).
+      before_run_loop: Code object of the function in which TensorFlow's session calls `before_run` of its hooks.
+      after_run_loop: The same for `after_run`.
     """
-    global _make_run_args
+    global _make_run_args, _before_run_loop, _after_run_loop
     _make_run_args = make_run_args
+    _before_run_loop = before_run_loop
+    _after_run_loop = after_run_loop
     _plain_timers.update(plain_timers)
 
 
@@ -271,6 +278,15 @@ cdef class HookTrigger(Watched):
     cdef object quiet_fetches(self, object tensor):
         return tensor
 
+    cdef bint follows(self, object run_context, object tensor) except -1:
+        return False
+
+    cdef object shared_results(self, object run_context):
+        return None
+
+    cdef int share(self, object run_context, object value) except -1:
+        return 0
+
     cdef bint quiet_value(self, object results, PyObject** value) noexcept:
         value[0] = NULL if results is None else <PyObject*>results
         return type(results) is not dict
@@ -305,7 +321,7 @@ cdef class HookTrigger(Watched):
             clock.known = False
             if self.before(NULL, &clock) == QUIET:
                 tensor = self.quiet_tensor(NULL)
-                if tensor is NULL or tensor is <PyObject*>None:
+                if tensor is NULL or tensor is <PyObject*>None or self.follows(run_context, <object>tensor):
                     return None
                 if self.run_args is None or <PyObject*>self.run_args_tensor is not tensor:
                     self.run_args_tensor = <object>tensor
@@ -317,12 +333,27 @@ cdef class HookTrigger(Watched):
         """Acts on the results of the run, if it is time; see `tf.compat.v1.train.SessionRunHook`."""
         cdef Clock clock
         cdef PyObject* value
+        cdef object shared = None
         if is_stock(self):
             results = run_values.results
+            if results is None:
+                shared = self.shared_results(run_context)
+                results = shared
             clock.known = False
-            if self.quiet_value(results, &value) and self.after(NULL, value, &clock) == QUIET:
-                return None
+            if self.quiet_value(results, &value):
+                if shared is None and value is not NULL:
+                    self.share(run_context, <object>value)
+                if self.after(NULL, value, &clock) == QUIET:
+                    return None
+            if shared is not None:
+                run_values = run_values._replace(results=shared)
         return super(HookTrigger, self).after_run(run_context, run_values)
+
+
+cdef bint called_from(object code) except -1:
+    # Whether the Python function that runs now, so the one that called us, is this one.
+    cdef PyObject* frame = PyEval_GetFrame()
+    return frame is not NULL and (<object>frame).f_code is code
 
 
 cdef class GlobalStepTrigger(HookTrigger):
@@ -330,6 +361,44 @@ cdef class GlobalStepTrigger(HookTrigger):
 
     cdef PyObject* quiet_tensor(self, PyObject* fields) noexcept:
         return live(fields, <PyObject*>self._global_step_tensor, "_global_step_tensor")
+
+    cdef bint follows(self, object run_context, object tensor) except -1:
+        # TensorFlow parses each request anew, which costs several microseconds. Only its own loop is known to call
+        # `after_run` of the same hooks in the same order.
+        cdef SharedStep shared
+        if not called_from(_before_run_loop):
+            return False
+        found = vars(run_context).get("_fasthooks_step")
+        if found is None:
+            shared = SharedStep.__new__(SharedStep)
+            shared.tensor = tensor
+            run_context._fasthooks_step = shared
+            return False
+        return (<SharedStep?>found).tensor is tensor
+
+    cdef SharedStep shared_step(self, object run_context):
+        found = vars(run_context).get("_fasthooks_step")
+        if found is None or (<SharedStep?>found).tensor is not self._global_step_tensor:
+            return None
+        return <SharedStep>found
+
+    cdef int share(self, object run_context, object value) except -1:
+        cdef SharedStep shared = self.shared_step(run_context)
+        if shared is not None:
+            shared.value = value
+        return 0
+
+    cdef object shared_results(self, object run_context):
+        cdef SharedStep shared
+        if not called_from(_after_run_loop):
+            return None
+        shared = self.shared_step(run_context)
+        if shared is None:
+            return None
+        if shared.value is None:
+            # The hook that fetched it was taken out of the list during the run.
+            shared.value = run_context.session.run(shared.tensor)
+        return self.quiet_fetches(shared.value)
 
 
 cdef class StopAtStepTrigger(GlobalStepTrigger):

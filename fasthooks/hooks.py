@@ -13,6 +13,7 @@ stand in `hook.__dict__`.
 import sys
 
 from tensorflow.python.training import basic_session_run_hooks as stock
+from tensorflow.python.training import monitored_session
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
 from fasthooks import _guard, _trigger
@@ -228,7 +229,9 @@ def _register():
     timer_methods = ("should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset")
     for cls in (stock.SecondOrStepTimer, stock.NeverTriggerTimer, stock._HookTimer):
         _know(cls, stock, timer_methods)
-    _trigger.configure(SessionRunArgs, {stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True})
+    hooked = monitored_session._HookedSession
+    _trigger.configure(SessionRunArgs, {stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True},
+                       hooked._call_hook_before_run.__code__, hooked.run.__code__)
 
 
 _register()

@@ -11,6 +11,7 @@ import json
 import logging
 import pathlib
 import re
+import threading
 from unittest import mock
 
 import fasthooks
@@ -53,14 +54,15 @@ MIXES = {
 
 
 class Clock:
-    """Stands in for `time.time`: stands still until told otherwise, counts its readings."""
+    """Stands in for `time.time`: stands still until told otherwise, counts readings by the thread that made it."""
 
     def __init__(self, now=1000.0):
         self.now = now
         self.reads = 0
+        self.thread = threading.get_ident()
 
     def __call__(self):
-        self.reads += 1
+        self.reads += threading.get_ident() == self.thread
         return self.now
 
     def tick(self, secs=1.0):
@@ -118,8 +120,7 @@ def describe_error(error):
     """Returns type, message and, for errors of ops, the op of an exception."""
     op = getattr(error, "op", None)
     cause = error.__cause__
-    message = re.sub(r"0x[0-9a-f]+", "0x", str(error))
-    return (type(error).__name__, message, op and op.name, getattr(error, "error_code", None), cause and repr(cause))
+    return (type(error).__name__, str(error), op and op.name, getattr(error, "error_code", None), cause and repr(cause))
 
 
 def nodes(graph_def):
@@ -220,14 +221,14 @@ def captured_logs():
         v1.logging.set_verbosity(verbosity)
 
 
-def _without_path(value, directory):
-    # The directory of a run, wherever it stands in a nest of containers and strings.
+def _comparable(value, directory):
+    # Takes addresses and the directory of a run out of all strings in a nest of containers.
     if isinstance(value, str):
-        return value.replace(str(directory), "DIR")
+        return re.sub(r"0x[0-9a-f]+", "0x", value.replace(str(directory), "DIR"))
     if isinstance(value, dict):
-        return {_without_path(key, directory): _without_path(item, directory) for key, item in value.items()}
+        return {_comparable(key, directory): _comparable(item, directory) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_without_path(item, directory) for item in value)
+        return type(value)(_comparable(item, directory) for item in value)
     return value
 
 
@@ -245,7 +246,7 @@ def record(program, api, directory):
         for writer in writers.values():
             writer.close()
     seen = Record(run.notes, describe(result), error, logs, describe_files(directory))
-    return Record(*(_without_path(getattr(seen, field.name), directory) for field in dataclasses.fields(seen)))
+    return Record(*(_comparable(getattr(seen, field.name), directory) for field in dataclasses.fields(seen)))
 
 
 def assert_equal_records(ours, stock):
