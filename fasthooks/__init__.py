@@ -1,10 +1,12 @@
 """Drop-in replacement for TensorFlow's monitored sessions and hooks with a compiled step path."""
 
 try:
-    import tensorflow as _tensorflow
-except ImportError as _error:
-    raise ImportError("fasthooks needs TensorFlow 2.15 to 2.21: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'"
-                      ) from _error
+    import tensorflow as _tensorflow  # noqa: F401  imported first, so that what follows can only fail for other reasons
+except ModuleNotFoundError as _error:
+    if _error.name != "tensorflow":
+        raise
+    raise ImportError(
+        "fasthooks needs TensorFlow 2.15 to 2.21: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'") from None
 
 from importlib.metadata import version as _version
 

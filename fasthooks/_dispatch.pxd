@@ -48,7 +48,6 @@ cdef class HookDispatcher:
     cdef bint regular               # hooks that the compiled path may call at all
     cdef unsigned long generation   # bumped when `slots` or the quiet request of one changes
     cdef list recent_quiet, recent_mixed    # PreparedSteps, last used first
-    cdef readonly unsigned long steps, planned      # runs so far, and those of them that took a plan
     cdef tuple current_slots(self)
     cdef bint plannable(self) except -1
     cdef object step(self, object session, object fetches, object feed_dict)
@@ -77,13 +76,15 @@ cdef class HookedSessionBase:
 
 # The links of a session chain when nothing was last seen to be in the way. Never changed once made.
 cdef class Chain:
+    cdef object coordinator
     cdef object outer, coordinated      # the links; `outer` is the recoverable one, or the coordinated one itself
     cdef dict outer_fields, coordinated_fields      # their `__dict__`s
-    cdef unsigned long long outer_version, coordinated_version     # versions of these dicts; 0: not known
+    cdef unsigned long long outer_version, coordinated_version     # versions of these dicts
     cdef unsigned long long hooked_version, coordinator_version    # likewise
     cdef HookedSessionBase hooked
-    cdef object event_fields            # `__dict__` of the coordinator's stop event
+    cdef dict event_fields              # `__dict__` of the coordinator's stop event
     cdef dict coordinator_fields
+    cdef bint is_as_it_was(self) except -1
 
 
 cdef class SessionRunner:

@@ -22,7 +22,7 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF
 from cpython.tuple cimport PyTuple_GET_ITEM
 
-from fasthooks._guard cimport ClassGuard, definitions_known, dict_version, instance_dict, is_stock, own_version, type_tag
+from fasthooks._guard cimport HAVE_DICT_VERSIONS, ClassGuard, definitions_known, dict_version, instance_dict, is_stock, own_version, type_tag
 from fasthooks._plan cimport MappingTemplate, Plan, PlanCache, Template, TensorTemplate
 from fasthooks._trigger cimport ACT, QUIET, READ, Clock, HookTrigger
 
@@ -60,7 +60,7 @@ cdef ClassGuard _event_guard = ClassGuard(_Event, threading, ("is_set",))
 cdef object _trigger_for = None
 cdef ClassGuard _our_guard = None
 cdef tuple _link_methods = ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
-                            "_raise_if_feeds_intersects")
+                            "_raise_if_feeds_intersects", "raise_requested_exception")
 cdef dict _idle_methods = {}
 # Prepared steps that are looked through before the cache is: programs alternate between few kinds of step.
 cdef int _RECENT = 4
@@ -91,7 +91,7 @@ def configure(trigger_for, hooked_session):
     """
     global _trigger_for, _our_guard
     _trigger_for = trigger_for
-    _our_guard = ClassGuard(hooked_session, None, _link_methods)
+    _our_guard = ClassGuard(hooked_session, None, _link_methods[:-1])
 
 
 cdef class Slot:
@@ -342,7 +342,7 @@ cdef class HookDispatcher:
         cdef PreparedStep prepared
         cdef list values, feeds
         cdef PyObject* value
-        self.steps += 1
+        self.cache.steps += 1
         if slots is None or fetches is None:
             self.cache.decline("the raw session, the hooks list or the fetches need TensorFlow's own loop")
             return _HookedSession.run(_SubsetSession(session, self.hooks) if self.subset else session, fetches, feed_dict)
@@ -356,7 +356,7 @@ cdef class HookDispatcher:
         if feeds is None:
             return self.mixed_step(session, slots, n, fetches, feed_dict, &clock)
         values = prepared.plan.call(feeds)
-        self.planned += 1
+        self.cache.planned += 1
         clock.known = False
         for i in range(n):
             index = prepared.indices[i]
@@ -476,7 +476,7 @@ cdef class HookDispatcher:
             self.finish(session, active, 0, acted, None, values, context, options, metadata, clock)
             return (<dict>values[0])["caller"]
         values = prepared.plan.call(feeds)
-        self.planned += 1
+        self.cache.planned += 1
         clock.known = False
         self.finish(session, active, 0, acted, prepared, values, context, None, None, clock)
         return (<Template>prepared.plan.parts[0]).build(values)
@@ -591,11 +591,7 @@ cdef class HookedSessionBase:
 
     cdef bint is_patched(self) except -1:
         # Whether a method that a step goes round was set on this object.
-        fields = vars(self)
-        for name in _link_methods:
-            if name in fields:
-                return True
-        return False
+        return _sets_method(vars(self))
 
     cdef object step(self, object fetches, object feed_dict):
         # One step with all hooks and no options of the caller's.
@@ -623,7 +619,7 @@ cdef class HookedSessionBase:
             return self.run_subset(hooks, fetches, feed_dict, options, run_metadata)
         dispatcher = self.current_dispatcher()
         if options is not None or run_metadata is not None or self.is_patched():
-            dispatcher.steps += 1
+            self.cache.steps += 1
             self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
             return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
         return dispatcher.step(self, fetches, feed_dict)
@@ -644,7 +640,9 @@ cdef class HookedSessionBase:
             if not any(hook is other for hook in chosen):
                 raise ValueError(f"hooks must be False or a list of hooks of this session; got {other!r}.")
         self.current_dispatcher()
-        if options is not None or run_metadata is not None:
+        if options is not None or run_metadata is not None or self.is_patched():
+            self.cache.steps += 1
+            self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
             part = _SubsetSession(self, chosen)
             return _HookedSession.run(part, fetches, feed_dict, options, run_metadata)
         key = tuple([id(hook) for hook in chosen])
@@ -665,11 +663,31 @@ cdef class HookedSessionBase:
 
     def report(self):
         """Returns a dict that tells how the steps of this raw session ran."""
-        cdef list dispatchers = [self.dispatcher] + list(self.subsets.values())
-        return {"steps": sum([(<HookDispatcher>one).steps for one in dispatchers]),
-                "planned_steps": sum([(<HookDispatcher>one).planned for one in dispatchers]),
+        return {"steps": self.cache.steps, "planned_steps": self.cache.planned,
                 "declined": dict(self.cache.declined), "plans_made": self.cache.made,
                 "plans_evicted": self.cache.evicted, "plans": self.cache.describe()}
+
+
+cdef class Chain:
+    cdef bint is_as_it_was(self) except -1:
+        if HAVE_DICT_VERSIONS:
+            return (dict_version(<PyObject*>self.outer_fields) == self.outer_version
+                    and dict_version(<PyObject*>self.coordinated_fields) == self.coordinated_version
+                    and dict_version(<PyObject*>self.coordinator_fields) == self.coordinator_version
+                    and own_version(<PyObject*>self.hooked) == self.hooked_version)
+        return (self.outer_fields["_sess"] is (self.hooked if self.outer is self.coordinated else self.coordinated)
+                and self.coordinated_fields["_sess"] is self.hooked
+                and self.coordinated_fields["_coord"] is self.coordinator
+                and not _sets_method(self.outer_fields) and not _sets_method(self.coordinated_fields)
+                and not _sets_method(self.coordinator_fields) and not self.hooked.is_patched())
+
+
+cdef bint _sets_method(dict fields) except -1:
+    # Whether a method that a step goes round stands in the `__dict__` of a link of the chain.
+    for name in _link_methods:
+        if name in fields:
+            return True
+    return False
 
 
 cdef class SessionRunner:
@@ -682,10 +700,7 @@ cdef class SessionRunner:
     cdef Chain intact_chain(self):
         # The chain, or None if a link may do something of its own.
         cdef Chain chain = self.chain
-        if (chain is not None and chain.outer is self._sess and chain.outer_version != 0
-                and dict_version(<PyObject*>chain.outer_fields) == chain.outer_version
-                and dict_version(<PyObject*>chain.coordinated_fields) == chain.coordinated_version
-                and own_version(<PyObject*>chain.hooked) == chain.hooked_version
+        if (chain is not None and chain.outer is self._sess and chain.is_as_it_was()
                 and _recoverable_guard.intact() and _coordinated_guard.intact() and _our_guard.intact()):
             return chain
         return self.look()
@@ -701,15 +716,12 @@ cdef class SessionRunner:
         chain.coordinated = link
         chain.outer_fields = chain.outer.__dict__
         chain.coordinated_fields = link.__dict__
-        for fields in (chain.outer_fields, chain.coordinated_fields):
-            for name in _link_methods:
-                if name in fields:
-                    return None
-        coordinator = link._coord
+        if _sets_method(chain.outer_fields) or _sets_method(chain.coordinated_fields):
+            return None
+        chain.coordinator = coordinator = link._coord
         if (type(link._sess) is not _our_guard.cls or not _our_guard.intact()
                 or (<HookedSessionBase>link._sess).is_patched() or type(coordinator) is not _coordinator_guard.cls
-                or type(coordinator._stop_event) is not _Event or "should_stop" in vars(coordinator)
-                or "raise_requested_exception" in vars(coordinator)
+                or type(coordinator._stop_event) is not _Event or _sets_method(vars(coordinator))
                 or not (_recoverable_guard.intact() and _coordinated_guard.intact())):
             return None
         chain.hooked = link._sess
@@ -765,7 +777,6 @@ cdef class SessionRunner:
         # The coordinator's two flags are set by other threads; it reads them just so.
         if (chain is not None and chain.hooked._should_stop is False and chain.hooked._sess is not None
                 and _coordinator_guard.intact() and _event_guard.intact()
-                and dict_version(<PyObject*>chain.coordinator_fields) == chain.coordinator_version
                 and PyDict_GetItemWithError(chain.coordinator_fields, "_exc_info_to_raise") is <PyObject*>None
                 and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False):
             return False

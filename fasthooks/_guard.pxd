@@ -16,8 +16,9 @@ cdef extern from *:
     }
 
     /* A number that changes with every change of the dict and that no two dicts ever share; 0: this Python has none. */
+    #define FASTHOOKS_DICT_VERSIONS (PY_VERSION_HEX < 0x030D0000)
     static CYTHON_INLINE unsigned long long fasthooks_dict_version(PyObject *dict) {
-    #if PY_VERSION_HEX < 0x030D0000
+    #if FASTHOOKS_DICT_VERSIONS
         return ((PyDictObject *)dict)->ma_version_tag;
     #else
         return 0;
@@ -30,6 +31,7 @@ cdef extern from *:
         return dict == NULL ? ~0ULL : fasthooks_dict_version(dict);
     }
     """
+    bint HAVE_DICT_VERSIONS "FASTHOOKS_DICT_VERSIONS"
     unsigned long long own_version "fasthooks_own_version"(PyObject *object) noexcept nogil
     unsigned long long dict_version "fasthooks_dict_version"(PyObject *mapping) noexcept nogil
     unsigned int type_tag "fasthooks_type_tag"(PyTypeObject *type) noexcept nogil

@@ -46,6 +46,7 @@ cdef class Plan:
     cdef readonly str reason        # why that one
     cdef readonly int n_ops         # ops of the pruned graph; -1: not counted
     cdef Trial trial                # None once decided
+    cdef unsigned long used         # number of the last run, among the runs of all plans
     # Whether the keys of `feed_dict` are those of this plan.
     cdef bint takes(self, object feed_dict) except -1
     # Arrays to feed, in the callable's order; None: `Session.run` has to judge a value. Keys must be this plan's.
@@ -68,9 +69,10 @@ cdef class PlanCache:
     cdef readonly object session
     cdef readonly str scheduling    # as the user asked: "auto", "pool" or "inline"
     cdef readonly int capacity
-    cdef dict plans                 # signature -> Plan or Refusal; least recently used first
+    cdef dict plans                 # signature -> Plan or Refusal
     cdef str session_hazard         # why no plan of this session may run inline; "": nothing
     cdef readonly unsigned long made, evicted   # plans made and dropped so far
+    cdef readonly unsigned long steps, planned      # runs of the session so far, and those of them that took a plan
     cdef readonly dict declined     # reason -> number of steps that went TensorFlow's way for it
     # A plan for these requests (the caller's first; None: fetches nothing), or None: take TensorFlow's way.
     cdef Plan find(self, list requests, object feed_dict)

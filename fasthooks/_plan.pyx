@@ -51,12 +51,14 @@ cdef object _run_callable = pywrap_tf_session.TF_SessionRunCallable
 cdef object _OpError = errors.OpError
 cdef object _perf_counter = time.perf_counter
 # Dict keys of a fetch structure that are compared by value; others by identity.
-cdef frozenset _value_keys = frozenset({str, int, float, bool, bytes})
+cdef frozenset _value_keys = frozenset({str, int, bool, bytes})
 cdef tuple _map_types = (dict, collections.OrderedDict, collections.defaultdict)
 # Deeper structures, and those that contain themselves, are TensorFlow's to judge.
 cdef int _MAX_DEPTH = 32
 # Timed runs of each kind before a plan settles on pool or inline.
 cdef int _TRIAL_RUNS = 5
+# Counts the runs of all plans: the plan with the smallest `used` is the least recently used one.
+cdef unsigned long _runs = 0
 
 
 class Declined(Exception):
@@ -67,11 +69,13 @@ cdef class Refusal:
     """Stands in the cache for requests that were looked at and declined."""
 
     cdef readonly str reason
+    cdef unsigned long used     # as for a plan
     cdef list alive     # keeps the objects alive whose `id` the signature holds
 
     def __init__(self, str reason, list alive):
         self.reason = reason
         self.alive = alive
+        self.used = _runs
 
 
 # Fetch structures
@@ -217,8 +221,8 @@ cdef int sign(object fetches, list key, list alive, int depth) except -1:
         for name, item in fetches.items():
             if type(name) in _value_keys:
                 key.append((type(name).__name__, name))
-            elif isinstance(name, tuple):
-                raise Declined("a fetch structure has a tuple as a key")
+            elif isinstance(name, (tuple, float)):
+                raise Declined(f"a fetch structure has a {type(name).__name__} as a key")
             else:
                 key.append(id(name))
                 alive.append(name)
@@ -464,6 +468,9 @@ cdef class Plan:
         cdef Trial trial = self.trial
         cdef Py_ssize_t i
         cdef object owner
+        global _runs
+        _runs += 1
+        self.used = _runs
         if trial is None:
             owner = self.callable   # keeps the callable alive if the plan settles on another one meanwhile
             values = self.native_call(self.handle, feeds)
@@ -531,7 +538,7 @@ cdef class PlanCache:
         self.plans.clear()
 
     def describe(self):
-        """Returns a list of dicts, one for each plan, least recently used first."""
+        """Returns a list of dicts, one for each plan, in the order in which they were made."""
         return [plan.describe() for plan in list(self.plans.values()) if isinstance(plan, Plan)]
 
     cdef object decline(self, str reason):
@@ -554,26 +561,33 @@ cdef class PlanCache:
             self.decline(str(why))
             return None
         signature = tuple(key)
-        found = self.plans.pop(signature, None)
+        found = self.plans.get(signature)
         if found is None:
             try:
                 found = self.make(requests, list(feed_dict) if feed_dict else [])
+                (<Plan>found).used = _runs
                 self.made += 1
             except Declined as why:
                 found = Refusal(str(why), alive)
             except Exception as error:
                 # Whatever is wrong with the request, `Session.run` says it in TensorFlow's words.
                 found = Refusal(f"{type(error).__name__} while the run was prepared", alive)
-        self.plans[signature] = found
-        if len(self.plans) > self.capacity:
-            for oldest in self.plans:
-                break
-            if self.plans.pop(oldest, None) is not None:
-                self.evicted += 1
+            if len(self.plans) >= self.capacity:
+                self.evict()
+            self.plans[signature] = found
         if type(found) is Refusal:
+            (<Refusal>found).used = _runs
             self.decline((<Refusal>found).reason)
             return None
         return found
+
+    def evict(self):
+        """Drops the least recently used entry."""
+        cdef list entries = list(self.plans.items())
+        oldest = min([((<Plan>entry).used if type(entry) is Plan else (<Refusal>entry).used, place)
+                      for place, (_, entry) in enumerate(entries)])[1]
+        if self.plans.pop(entries[oldest][0], None) is not None:
+            self.evicted += 1
 
     def make(self, list requests, list feed_keys):
         """Makes a plan.

@@ -20,7 +20,7 @@ cdef enum Decision:
 # Starts zeroed.
 cdef struct Clock:
     bint known      # `time.time` was called
-    bint usable     # it returned a float
+    bint usable     # it returned a number
     double now      # seconds since the epoch
 
 

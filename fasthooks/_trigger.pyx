@@ -11,6 +11,7 @@ GIL held; one decision allocates nothing but the counters that TensorFlow keeps 
 """
 
 import logging
+import numbers
 import time
 
 cimport numpy as cnp
@@ -63,11 +64,11 @@ cdef extern from *:
         return 1;
     }
 
-    /* int or float, exactly. */
+    /* An int, or a float of any class, numpy.float64 among them. */
     static CYTHON_INLINE int fasthooks_as_number(PyObject *value, double *out) {
         npy_int64 integer;
         if (value == NULL) return 0;
-        if (PyFloat_CheckExact(value)) {
+        if (PyFloat_Check(value)) {
             *out = PyFloat_AS_DOUBLE(value);
             return 1;
         }
@@ -154,6 +155,9 @@ cdef int read_clock(Clock* clock) except -1:
             return True
         now = time.time()
         clock.usable = as_number(<PyObject*>now, &clock.now)
+        if not clock.usable and isinstance(now, numbers.Real):
+            clock.now = float(now)
+            clock.usable = True
     return clock.usable
 
 
@@ -425,7 +429,8 @@ cdef class StepCounterTrigger(GlobalStepTrigger):
         cdef int64_t step, per_run, previous
         cdef PyObject* last = live(fields, <PyObject*>self._last_global_step, "_last_global_step")
         if (not as_step(value, &step)
-                or not as_step(live(fields, <PyObject*>self._steps_per_run, "_steps_per_run"), &per_run)):
+                or not as_step(live(fields, <PyObject*>self._steps_per_run, "_steps_per_run"), &per_run)
+                or (is_int32(value) and per_run > INT32_MAX // 2)):
             return ACT
         if last is not <PyObject*>None and (not as_step(last, &previous) or previous == step):
             return ACT
@@ -551,7 +556,8 @@ cdef class CheckpointSaverTrigger(GlobalStepTrigger):
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
         cdef int64_t step, per_run
         if (not as_step(value, &step)
-                or not as_step(live(fields, <PyObject*>self._steps_per_run, "_steps_per_run"), &per_run)):
+                or not as_step(live(fields, <PyObject*>self._steps_per_run, "_steps_per_run"), &per_run)
+                or (is_int32(value) and per_run > INT32_MAX // 2)):
             return ACT
         if self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step + per_run, clock) == QUIET:
             return QUIET

@@ -1,6 +1,6 @@
 """TensorFlow's stock hooks with compiled triggers.
 
-Each class inherits a compiled trigger first and TensorFlow's hook of the same name second. The trigger answers on every
+Each class inherits a compiled trigger before TensorFlow's hook of the same name. The trigger answers on every
 step whether there is anything to do; what is then done (a checkpoint, a summary, a log line, a stop) is TensorFlow's
 own method, so its files, messages and errors are the stock ones. Constructors take TensorFlow's arguments with
 TensorFlow's defaults and raise what TensorFlow raises.
@@ -40,7 +40,17 @@ def _compiled(timer):
     return timer
 
 
-class StopAtStepHook(_trigger.StopAtStepTrigger, stock.StopAtStepHook):
+class PlainMethods:
+    """Makes the compiled per-step methods plain functions, as which `mock` and `inspect` treat TensorFlow's."""
+
+    def before_run(self, run_context):
+        return super().before_run(run_context)
+
+    def after_run(self, run_context, run_values):
+        return super().after_run(run_context, run_values)
+
+
+class StopAtStepHook(PlainMethods, _trigger.StopAtStepTrigger, stock.StopAtStepHook):
     """Requests a stop at a global step.
 
     Args:
@@ -54,7 +64,7 @@ class StopAtStepHook(_trigger.StopAtStepTrigger, stock.StopAtStepHook):
     """
 
 
-class StepCounterHook(_trigger.StepCounterTrigger, stock.StepCounterHook):
+class StepCounterHook(PlainMethods, _trigger.StepCounterTrigger, stock.StepCounterHook):
     """Logs steps per second, and writes them as the summary `<global step>/sec`.
 
     Args:
@@ -72,7 +82,7 @@ class StepCounterHook(_trigger.StepCounterTrigger, stock.StepCounterHook):
         self._timer = _compiled(self._timer)
 
 
-class LoggingTensorHook(_trigger.LoggingTensorTrigger, stock.LoggingTensorHook):
+class LoggingTensorHook(PlainMethods, _trigger.LoggingTensorTrigger, stock.LoggingTensorHook):
     """Logs the values of tensors every N runs, every N seconds, or at the end. Fetches them only then.
 
     Args:
@@ -91,7 +101,7 @@ class LoggingTensorHook(_trigger.LoggingTensorTrigger, stock.LoggingTensorHook):
         self._timer = _compiled(self._timer)
 
 
-class NanTensorHook(_trigger.NanTensorTrigger, stock.NanTensorHook):
+class NanTensorHook(PlainMethods, _trigger.NanTensorTrigger, stock.NanTensorHook):
     """Stops when a tensor, the loss, is NaN.
 
     Args:
@@ -100,7 +110,7 @@ class NanTensorHook(_trigger.NanTensorTrigger, stock.NanTensorHook):
     """
 
 
-class SummarySaverHook(_trigger.SummarySaverTrigger, stock.SummarySaverHook):
+class SummarySaverHook(PlainMethods, _trigger.SummarySaverTrigger, stock.SummarySaverHook):
     """Writes summaries every N steps or seconds. Computes them only then.
 
     Args:
@@ -123,7 +133,7 @@ class SummarySaverHook(_trigger.SummarySaverTrigger, stock.SummarySaverHook):
         self._timer = _compiled(self._timer)
 
 
-class CheckpointSaverHook(_trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):
+class CheckpointSaverHook(PlainMethods, _trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):
     """Saves a checkpoint every N steps or seconds, at session creation and at the end.
 
     Args:
@@ -148,7 +158,7 @@ class CheckpointSaverHook(_trigger.CheckpointSaverTrigger, stock.CheckpointSaver
         self._timer = _compiled(self._timer)
 
 
-class GlobalStepWaiterHook(_trigger.GlobalStepWaiterTrigger, stock.GlobalStepWaiterHook):
+class GlobalStepWaiterHook(PlainMethods, _trigger.GlobalStepWaiterTrigger, stock.GlobalStepWaiterHook):
     """Holds the first run back until the global step reaches a value; looks twice a second.
 
     Args:
@@ -156,7 +166,7 @@ class GlobalStepWaiterHook(_trigger.GlobalStepWaiterTrigger, stock.GlobalStepWai
     """
 
 
-class ProfilerHook(_trigger.ProfilerTrigger, stock.ProfilerHook):
+class ProfilerHook(PlainMethods, _trigger.ProfilerTrigger, stock.ProfilerHook):
     """Writes a `timeline-<step>.json` every N steps or seconds. Such a step runs with a full trace.
 
     Args:
@@ -223,6 +233,7 @@ def _register():
         if isinstance(value, type) and issubclass(value, _guard.Watched):
             _guard.know(*vars(value).values())
     hook_methods = ("before_run", "after_run")
+    _guard.know(PlainMethods.before_run, PlainMethods.after_run)
     for cls in _TRIGGERS:
         _know(cls, stock, hook_methods)
     _know(SessionRunHook, sys.modules[SessionRunHook.__module__], hook_methods)

@@ -6,6 +6,7 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
 from fasthooks import _guard, _trigger
+from fasthooks.hooks import PlainMethods
 
 
 def _import_wandb():
@@ -45,7 +46,7 @@ class _Rows(SessionRunHook):
             run._log({})
 
 
-class WandbHook(_trigger.WandbTrigger, _Rows):
+class WandbHook(PlainMethods, _trigger.WandbTrigger, _Rows):
     """Logs a summary to the active wandb run each time the global step reaches or passes a multiple of N.
 
     Args:

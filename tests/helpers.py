@@ -40,6 +40,10 @@ class Api:
         self.hooks = hooks
 
     def __getattr__(self, name):
+        if name == "WandbHook" and self.hooks is STOCK:
+            from wandb.integration.tensorflow import WandbHook
+
+            return WandbHook
         return getattr(self.sessions if name in SESSIONS else self.hooks, name)
 
 

@@ -3,7 +3,11 @@
 import collections
 import dataclasses
 import functools
+import itertools
+import pathlib
 import re
+import subprocess
+import sys
 import threading
 import traceback
 import types
@@ -1216,10 +1220,8 @@ def test_many_threads(scheduling):
     assert counting.wrong == []
 
 
-@pytest.mark.parametrize("waits", [False, True], ids=["busy", "blocked"])
-@pytest.mark.parametrize("kind", ["MonitoredSession", "SingularMonitoredSession"])
-def test_close_from_another_thread(kind, waits):
-    """A close while steps run ends them with an error that TensorFlow could have raised; nothing crashes or hangs."""
+def close_while_others_run(kind, waits):
+    """Closes a session while three threads run steps, busy ones or (`waits`) such as wait for ever."""
     with tf.Graph().as_default():
         train, loss = build_model()
         item = tf.queue.FIFOQueue(1, [tf.float32]).dequeue()
@@ -1244,6 +1246,19 @@ def test_close_from_another_thread(kind, waits):
         assert session._is_closed()
 
 
+def test_close_from_another_thread():
+    """A close while steps run ends them with an error that TensorFlow could have raised; nothing crashes or hangs."""
+    program = """
+import test_dispatch
+for kind in "MonitoredSession", "SingularMonitoredSession":
+    for waits in [False, True] * 3:
+        test_dispatch.close_while_others_run(kind, waits)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=pathlib.Path(__file__).parent, timeout=120, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 # Report
 
 
@@ -1266,15 +1281,19 @@ def test_report():
             session.report()
 
 
-def test_a_tuple_of_hooks_is_planned_once():
-    """Steps of a session whose hooks are in a tuple do not look for their plan anew."""
+@pytest.mark.parametrize("container", [list, tuple])
+def test_steps_with_hooks_in_plain_python_are_planned(container):
+    """Hooks that ask for the same or something else on each step do not force TensorFlow's own way."""
     with tf.Graph().as_default():
         train, loss = build_model()
-        with fasthooks.MonitoredSession(hooks=(fasthooks.NanTensorHook(loss),), scheduling="pool") as session:
-            with mock.patch.object(fasthooks._dispatch, "_trigger_for", create=True):
-                for _ in range(3):
-                    session.run(train)
-            assert session.report()["planned_steps"] == 3
+        x = v1.placeholder_with_default(1.0, [])
+        asks = itertools.cycle([None, Args(loss), Args([loss], {x: 2.0})])
+        hook = mock.Mock(spec=v1.train.SessionRunHook, before_run=lambda context: next(asks))
+        with fasthooks.MonitoredSession(hooks=container([hook, Counting(loss)])) as session:
+            for _ in range(9):
+                session.run(train)
+            report = session.report()
+            assert (report["planned_steps"], report["plans_made"]) == (9, 3)
 
 
 def test_hooked_session_is_ours():

@@ -455,8 +455,8 @@ def compare(graph, name, arguments, script):
         step = 0
         for action, *values in script:
             if action == "set":
-                for one in pair:
-                    setattr(one.hook, *values)
+                for one in pair:  # arrays are counted up in place
+                    setattr(one.hook, values[0], values[1].copy() if isinstance(values[1], np.ndarray) else values[1])
                 continue
             if action == "set timer":
                 for one in pair:
@@ -527,6 +527,16 @@ def test_int32_steps_wrap_as_tensorflows(graph, name, step):
                  "CheckpointSaverHook": {"save_steps": 7, "checkpoint_dir": "checkpoints"}}[name]
     # The second call is the first that fits into int32 no more where the step or the sum is at the end of its range.
     compare(graph, name, arguments, [("wrong", np.int32(step)), ("wrong", np.int32(step - 1)), ("wrong", np.int32(step))])
+
+
+@pytest.mark.parametrize("per_run", [2**31 - 2, 2**31, 2**40, -2**31 - 1, 2**62])
+@pytest.mark.parametrize("name", ["StepCounterHook", "CheckpointSaverHook"])
+def test_steps_per_run_beyond_int32(graph, name, per_run):
+    arguments = {"StepCounterHook": {"every_n_steps": 2**50},
+                 "CheckpointSaverHook": {"save_steps": 2**50, "checkpoint_dir": "checkpoints"}}[name]
+    for kind in (int, np.int32, np.int64):
+        compare(graph, name, arguments, [("run", kind, 1, 0.0, 1), ("set", "_steps_per_run", per_run),
+                                         ("run", kind, 1, 0.0, 1), ("run", kind, 1, 0.0, 1)])
 
 
 finite = [0.0, -0.0, 1.5, math.inf, -math.inf]
