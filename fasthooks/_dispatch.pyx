@@ -7,27 +7,21 @@ elsewhere behave as with TensorFlow. Slots and prepared steps are replaced, neve
 what a slot knows of its hook's class and quiet request, which any thread finds out alike.
 """
 
-import threading
-
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.client import session as session_lib
-from tensorflow.python.training import coordinator as coordinator_lib
-from tensorflow.python.training import monitored_session
-from tensorflow.python.training import session_run_hook
+from tensorflow.python.training import monitored_session, session_run_hook
 
-from cpython.dict cimport PyDict_Contains, PyDict_GetItemWithError
+from cpython.dict cimport PyDict_Contains
 from cpython.list cimport PyList_GET_ITEM
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from cpython.object cimport PyObject, PyTypeObject
-from cpython.ref cimport Py_DECREF
+from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
 
-from fasthooks._guard cimport HAVE_DICT_VERSIONS, ClassGuard, definitions_known, dict_version, instance_dict, is_stock, own_version, type_tag
-from fasthooks._plan cimport MappingTemplate, Plan, PlanCache, Template, TensorTemplate
-from fasthooks._trigger cimport ACT, QUIET, READ, Clock, HookTrigger
-
-cdef extern from "Python.h":
-    PyObject* Py_False
+from fasthooks._guard cimport ClassGuard, dict_version
+from fasthooks._plan cimport Plan, PlanCache
+from fasthooks._slot cimport Slot
+from fasthooks._structure cimport MappingTemplate, Template, TensorTemplate
+from fasthooks._timer cimport ACT, QUIET, READ, Clock
 
 cdef object _SessionRunArgs = session_run_hook.SessionRunArgs
 cdef object _SessionRunContext = session_run_hook.SessionRunContext
@@ -35,10 +29,9 @@ cdef object _SessionRunValues = session_run_hook.SessionRunValues
 cdef object _RunOptions = config_pb2.RunOptions
 cdef object _RunMetadata = config_pb2.RunMetadata
 cdef object _HookedSession = monitored_session._HookedSession
-cdef type _RecoverableSession = monitored_session._RecoverableSession
-cdef type _CoordinatedSession = monitored_session._CoordinatedSession
 cdef type _Session = session_lib.Session
-cdef type _Event = threading.Event
+cdef object _new_tuple = tuple.__new__
+cdef object _new_object = object.__new__
 
 # Methods that a step does not call because it does what they do.
 cdef ClassGuard _session_guard = ClassGuard(
@@ -47,21 +40,7 @@ cdef ClassGuard _hooked_guard = ClassGuard(
     _HookedSession, monitored_session,
     ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options", "_raise_if_feeds_intersects"))
 cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
-cdef ClassGuard _recoverable_guard = ClassGuard(
-    _RecoverableSession, monitored_session, ("run", "should_stop", "_check_stop"))
-cdef ClassGuard _coordinated_guard = ClassGuard(
-    _CoordinatedSession, monitored_session, ("run", "should_stop", "_check_stop"))
-cdef ClassGuard _coordinator_guard = ClassGuard(
-    coordinator_lib.Coordinator, coordinator_lib, ("should_stop", "raise_requested_exception"))
 cdef ClassGuard _context_guard = ClassGuard(_SessionRunContext, session_run_hook, ("__init__",))
-cdef ClassGuard _event_guard = ClassGuard(_Event, threading, ("is_set",))
-
-# Set by `configure`.
-cdef object _trigger_for = None
-cdef ClassGuard _our_guard = None
-cdef tuple _link_methods = ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
-                            "_raise_if_feeds_intersects", "raise_requested_exception")
-cdef dict _idle_methods = {}
 # Prepared steps that are looked through before the cache is: programs alternate between few kinds of step.
 cdef int _RECENT = 4
 
@@ -76,166 +55,6 @@ cdef object new_context(object fetches, object feed_dict, object raw):
     context._session = raw
     context._stop_requested = False
     return context
-
-
-cdef object _new_tuple = tuple.__new__
-cdef object _new_object = object.__new__
-
-
-def configure(trigger_for, hooked_session):
-    """Tells this module what stands above it.
-
-    Args:
-      trigger_for: Called with a hook that has no trigger in itself; returns one that stands for it, or None.
-      hooked_session: The class that our sessions put into TensorFlow's chain.
-    """
-    global _trigger_for, _our_guard
-    _trigger_for = trigger_for
-    _our_guard = ClassGuard(hooked_session, None, _link_methods[:-1])
-
-
-cdef class Slot:
-    """What the dispatcher knows of one hook, and whether that is still true."""
-
-    def __init__(self, hook):
-        self.hook = hook
-        if isinstance(hook, HookTrigger):
-            self.trigger = hook
-            self.compiled = True
-        else:
-            self.trigger = _trigger_for(hook)
-            self.look()
-
-    cdef int look(self) except -1:
-        # The class has changed, or was never looked at.
-        cls = type(self.hook)
-        self.cls = <PyTypeObject*>cls
-        self.has_before = _defines(cls, "before_run")
-        self.has_after = _defines(cls, "after_run")
-        self.known = self.trigger is not None and definitions_known(self.hook, ("before_run", "after_run"), ())
-        self.tag = type_tag(self.cls)
-        return 0
-
-    cdef int before(self, HookDispatcher dispatcher, Clock* clock) except -1:
-        cdef HookTrigger trigger = self.trigger
-        cdef PyObject* fields
-        cdef PyObject* tensor
-        cdef int decision
-        if self.compiled:
-            if not is_stock(trigger):
-                return ACT
-            decision = trigger.before(NULL, clock)
-            tensor = trigger.quiet_tensor(NULL)
-            if decision == QUIET and tensor is not <PyObject*>self.tensor and not (
-                    tensor is NULL and self.tensor is None):
-                dispatcher.expect(self, trigger, tensor)
-            return decision
-        self.changed()
-        if self.has_before and not self.known:
-            return ACT
-        fields = instance_dict(<PyObject*>self.hook)
-        if fields is NULL:
-            return ACT if self.known else QUIET
-        try:
-            if self.is_set(fields):
-                return ACT
-            if not self.known:
-                return QUIET
-            decision = trigger.before(fields, clock)
-            self.version = dict_version(fields)
-            if decision == QUIET:
-                tensor = trigger.quiet_tensor(fields)
-                if tensor is not <PyObject*>self.tensor and not (tensor is NULL and self.tensor is None):
-                    dispatcher.expect(self, trigger, tensor)
-            return decision
-        finally:
-            Py_DECREF(<object>fields)
-
-    cdef inline bint changed(self) except -1:
-        # Looks at the hook's class again if it was changed. Returns whether it was.
-        if (<PyObject*>self.hook).ob_type is self.cls and type_tag(self.cls) == self.tag and self.tag != 0:
-            return False
-        self.look()
-        return True
-
-    cdef int after(self, PyObject* value, Clock* clock, bint look_again) except -1:
-        cdef HookTrigger trigger = self.trigger
-        cdef PyObject* fields
-        cdef int decision
-        if self.compiled:
-            return ACT if look_again and not is_stock(trigger) else trigger.after(NULL, value, clock)
-        if self.known:
-            if look_again and self.changed():
-                return ACT
-            fields = instance_dict(<PyObject*>self.hook)
-            if fields is NULL:
-                return ACT
-            try:
-                if look_again and self.is_set(fields):
-                    return ACT
-                decision = trigger.after(fields, value, clock)
-                self.version = dict_version(fields)
-                return decision
-            finally:
-                Py_DECREF(<object>fields)
-        if self.has_after or (look_again and self.changed()):
-            return ACT
-        if look_again:
-            fields = instance_dict(<PyObject*>self.hook)
-            if fields is not NULL:
-                decision = ACT if self.is_set(fields) else QUIET
-                Py_DECREF(<object>fields)
-                return decision
-        return QUIET
-
-    cdef int after_read(self, object value, Clock* clock) except -1:
-        cdef PyObject* fields = NULL if self.compiled else instance_dict(<PyObject*>self.hook)
-        try:
-            return self.trigger.after_read(fields, <PyObject*>value, clock)
-        finally:
-            if fields is not NULL:
-                Py_DECREF(<object>fields)
-
-    cdef bint is_set(self, PyObject* fields) except -1:
-        # Whether a method was set on the object itself.
-        cdef unsigned long long version = dict_version(fields)
-        if version == self.version and version != 0:
-            return False
-        if (PyDict_GetItemWithError(<object>fields, "before_run") is not NULL
-                or PyDict_GetItemWithError(<object>fields, "after_run") is not NULL):
-            return True
-        self.version = version
-        return False
-
-
-def _defines(cls, name):
-    # Whether calling this method can do anything: a hook that overrides nothing is not called.
-    if cls.__getattribute__ is not object.__getattribute__ or hasattr(cls, "__getattr__"):
-        return True
-    for base in cls.__mro__:
-        if name in base.__dict__:
-            return base.__dict__[name] is not _idle_methods[name]
-    return True
-
-
-_idle_methods = {name: session_run_hook.SessionRunHook.__dict__[name] for name in ("before_run", "after_run")}
-
-
-cdef class Call:
-    """Carries one `run` through TensorFlow's chain of sessions, in the place of its `fetches`.
-
-    The chain passes its arguments on unread and repeats the call after a recovery. That makes it the one place where
-    an argument the chain does not know, or an error that the step has already met, can travel.
-    """
-
-    cdef object fetches
-    cdef object hooks       # as given to `run`; None: all
-    cdef object error       # to be raised once, as if the step failed only now
-
-    def __init__(self, fetches, hooks, error):
-        self.fetches = fetches
-        self.hooks = hooks
-        self.error = error
 
 
 cdef class PreparedStep:
@@ -290,7 +109,7 @@ cdef class HookDispatcher:
         # Whether nothing has been put in the place of what a plan does.
         cdef unsigned long long version
         if (self.raw_fields is None or not _session_guard.intact() or not _hooked_guard.intact()
-                or not _wrapped_guard.intact() or not _our_guard.intact()):
+                or not _wrapped_guard.intact()):
             return False
         version = dict_version(<PyObject*>self.raw_fields)
         if version != self.raw_version or version == 0:
@@ -326,14 +145,6 @@ cdef class HookDispatcher:
         self.generation += 1
         return slots if self.regular else None
 
-    cdef int expect(self, Slot slot, HookTrigger trigger, PyObject* tensor) except -1:
-        # The hook asks for another tensor than before on its quiet steps.
-        wanted = None if tensor is NULL else <object>tensor
-        slot.request = None if wanted is None else trigger.quiet_fetches(wanted)
-        slot.tensor = wanted
-        self.generation += 1
-        return 0
-
     cdef object step(self, object session, object fetches, object feed_dict):
         """Runs one step without options of the caller's; `session` is the hooked session that keeps the stop flag."""
         cdef tuple slots = self.current_slots() if self.plannable() else None
@@ -345,11 +156,11 @@ cdef class HookDispatcher:
         self.cache.steps += 1
         if slots is None or fetches is None:
             self.cache.decline("the raw session, the hooks list or the fetches need TensorFlow's own loop")
-            return _HookedSession.run(_SubsetSession(session, self.hooks) if self.subset else session, fetches, feed_dict)
+            return _HookedSession.run(SubsetSession(session, self.hooks) if self.subset else session, fetches, feed_dict)
         n = len(slots)
         clock.known = False
         for i in range(n):
-            if (<Slot>PyTuple_GET_ITEM(slots, i)).before(self, &clock) != QUIET:
+            if (<Slot>PyTuple_GET_ITEM(slots, i)).before(&clock, &self.generation) != QUIET:
                 return self.mixed_step(session, slots, i, fetches, feed_dict, &clock)
         prepared = self.prepare_quiet(slots, fetches, feed_dict)
         feeds = None if prepared is None else prepared.plan.feed_values(feed_dict)
@@ -423,7 +234,7 @@ cdef class HookDispatcher:
             slot = <Slot>slots[place] if place >= 0 else Slot(hook)
             active.append(slot)
             i += 1
-            if slot.before(self, clock) == QUIET:
+            if slot.before(clock, &self.generation) == QUIET:
                 acted.append(False)
                 requests.append(slot.request)
                 continue
@@ -568,222 +379,7 @@ cdef Py_ssize_t _quiet_index(object part) except -2:
     return -1
 
 
-cdef class HookedSessionBase:
-    """Compiled part of our hooked session: its `run`, and the dispatchers behind it."""
-
-    def __init__(self, sess, hooks, str scheduling):
-        """Args as TensorFlow's `_HookedSession`, and `scheduling` as `PlanCache`."""
-        _HookedSession.__init__(self, sess, hooks)
-        self.scheduling = scheduling
-        self.subsets = {}
-        self.cache = PlanCache(sess, scheduling)
-        self.dispatcher = HookDispatcher(sess, hooks, self.cache)
-
-    cdef HookDispatcher current_dispatcher(self):
-        # Programs replace the wrapped session and the hooks list.
-        cdef HookDispatcher dispatcher = self.dispatcher
-        if dispatcher.raw is not self._sess or dispatcher.hooks is not self._hooks:
-            if dispatcher.raw is not self._sess:
-                self.cache = PlanCache(self._sess, self.scheduling)
-            self.subsets = {}
-            dispatcher = self.dispatcher = HookDispatcher(self._sess, self._hooks, self.cache)
-        return dispatcher
-
-    cdef bint is_patched(self) except -1:
-        # Whether a method that a step goes round was set on this object.
-        return _sets_method(vars(self))
-
-    cdef object step(self, object fetches, object feed_dict):
-        # One step with all hooks and no options of the caller's.
-        if self._should_stop is not False or self._sess is None:
-            if self.should_stop():
-                raise RuntimeError("Run called even after should_stop requested.")
-        return self.current_dispatcher().step(self, fetches, feed_dict)
-
-    def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
-        """Runs one step with the hooks; see `tf.compat.v1.Session.run`."""
-        cdef Call call
-        cdef HookDispatcher dispatcher
-        cdef object hooks = None
-        if type(fetches) is Call:
-            call = <Call>fetches
-            if call.error is not None:
-                error = call.error
-                call.error = None
-                raise error
-            fetches = call.fetches
-            hooks = call.hooks
-        if self.should_stop():
-            raise RuntimeError("Run called even after should_stop requested.")
-        if hooks is not None:
-            return self.run_subset(hooks, fetches, feed_dict, options, run_metadata)
-        dispatcher = self.current_dispatcher()
-        if options is not None or run_metadata is not None or self.is_patched():
-            self.cache.steps += 1
-            self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
-            return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
-        return dispatcher.step(self, fetches, feed_dict)
-
-    def run_subset(self, hooks, fetches, feed_dict, options, run_metadata):
-        """Runs one step that only some of the hooks see.
-
-        Args:
-          hooks: False: no hook; else a list of hooks of this session.
-          fetches: As `tf.compat.v1.Session.run`, and so are the others.
-
-        Raises:
-          ValueError: `hooks` names something that is not a hook of this session.
-        """
-        wanted = hooks or []
-        chosen = [hook for hook in self._hooks if any(hook is other for other in wanted)]
-        for other in wanted:
-            if not any(hook is other for hook in chosen):
-                raise ValueError(f"hooks must be False or a list of hooks of this session; got {other!r}.")
-        self.current_dispatcher()
-        if options is not None or run_metadata is not None or self.is_patched():
-            self.cache.steps += 1
-            self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
-            part = _SubsetSession(self, chosen)
-            return _HookedSession.run(part, fetches, feed_dict, options, run_metadata)
-        key = tuple([id(hook) for hook in chosen])
-        known = self.subsets.get(key)
-        if known is None:
-            if len(self.subsets) >= 16:
-                self.subsets = {}
-            known = self.subsets[key] = HookDispatcher(self._sess, chosen, self.cache, True)
-        return (<HookDispatcher>known).step(self, fetches, feed_dict)
-
-    def close(self):
-        """Closes the raw session and drops all plans."""
-        try:
-            super(HookedSessionBase, self).close()
-        finally:
-            self.cache.clear()
-            self.subsets = {}
-
-    def report(self):
-        """Returns a dict that tells how the steps of this raw session ran."""
-        return {"steps": self.cache.steps, "planned_steps": self.cache.planned,
-                "declined": dict(self.cache.declined), "plans_made": self.cache.made,
-                "plans_evicted": self.cache.evicted, "plans": self.cache.describe()}
-
-
-cdef class Chain:
-    cdef bint is_as_it_was(self) except -1:
-        if HAVE_DICT_VERSIONS:
-            return (dict_version(<PyObject*>self.outer_fields) == self.outer_version
-                    and dict_version(<PyObject*>self.coordinated_fields) == self.coordinated_version
-                    and dict_version(<PyObject*>self.coordinator_fields) == self.coordinator_version
-                    and own_version(<PyObject*>self.hooked) == self.hooked_version)
-        return (self.outer_fields["_sess"] is (self.hooked if self.outer is self.coordinated else self.coordinated)
-                and self.coordinated_fields["_sess"] is self.hooked
-                and self.coordinated_fields["_coord"] is self.coordinator
-                and not _sets_method(self.outer_fields) and not _sets_method(self.coordinated_fields)
-                and not _sets_method(self.coordinator_fields) and not self.hooked.is_patched())
-
-
-cdef bint _sets_method(dict fields) except -1:
-    # Whether a method that a step goes round stands in the `__dict__` of a link of the chain.
-    for name in _link_methods:
-        if name in fields:
-            return True
-    return False
-
-
-cdef class SessionRunner:
-    """Compiled part of our monitored sessions: the step path through TensorFlow's chain in one hop.
-
-    As long as every link of the chain is TensorFlow's own and unchanged, and nothing is to be recovered, stopped or
-    raised, the links have nothing to do but to pass the call on. In every other case the chain itself is called.
-    """
-
-    cdef Chain intact_chain(self):
-        # The chain, or None if a link may do something of its own.
-        cdef Chain chain = self.chain
-        if (chain is not None and chain.outer is self._sess and chain.is_as_it_was()
-                and _recoverable_guard.intact() and _coordinated_guard.intact() and _our_guard.intact()):
-            return chain
-        return self.look()
-
-    cdef Chain look(self):
-        cdef Chain chain = Chain.__new__(Chain)
-        self.chain = None
-        chain.outer = link = self._sess
-        if type(link) is _RecoverableSession:
-            link = link._sess
-        if type(link) is not _CoordinatedSession:
-            return None
-        chain.coordinated = link
-        chain.outer_fields = chain.outer.__dict__
-        chain.coordinated_fields = link.__dict__
-        if _sets_method(chain.outer_fields) or _sets_method(chain.coordinated_fields):
-            return None
-        chain.coordinator = coordinator = link._coord
-        if (type(link._sess) is not _our_guard.cls or not _our_guard.intact()
-                or (<HookedSessionBase>link._sess).is_patched() or type(coordinator) is not _coordinator_guard.cls
-                or type(coordinator._stop_event) is not _Event or _sets_method(vars(coordinator))
-                or not (_recoverable_guard.intact() and _coordinated_guard.intact())):
-            return None
-        chain.hooked = link._sess
-        chain.coordinator_fields = coordinator.__dict__
-        chain.event_fields = coordinator._stop_event.__dict__
-        chain.hooked_version = own_version(<PyObject*>chain.hooked)
-        chain.coordinator_version = dict_version(<PyObject*>chain.coordinator_fields)
-        chain.outer_version = dict_version(<PyObject*>chain.outer_fields)
-        chain.coordinated_version = dict_version(<PyObject*>chain.coordinated_fields)
-        self.chain = chain
-        return chain
-
-    def run(self, fetches, feed_dict=None, options=None, run_metadata=None, *, hooks=None):
-        """Runs one step, with the hooks.
-
-        Args:
-          fetches: As `tf.compat.v1.Session.run`, and so are the next three.
-          feed_dict: What to feed.
-          options: A RunOptions proto. A step with one goes through TensorFlow's own `Session.run`.
-          run_metadata: A RunMetadata proto to fill; likewise.
-          hooks: None: all hooks take part. False: none does. A list of hooks of this session: only those do. Hooks
-            that take no part are not told of the run; the stop check and recovery stay.
-
-        Returns:
-          Results in the structure of `fetches`, as `tf.compat.v1.Session.run`.
-
-        Raises:
-          RuntimeError: A stop was requested before, or the session is closed.
-          ValueError: `hooks` names something that is not a hook of this session.
-        """
-        cdef Chain chain
-        if hooks is not None:
-            # A list, because a recovery repeats the call.
-            fetches = Call(fetches, hooks if hooks is False else list(hooks), None)
-        elif options is None and run_metadata is None:
-            chain = self.intact_chain()
-            if chain is not None:
-                try:
-                    return chain.hooked.step(fetches, feed_dict)
-                except Exception as error:
-                    # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for the
-                    # chain to say: it gets the same call, and meets the error where it would have met it.
-                    fetches = Call(fetches, None, error)
-        return self._sess.run(fetches, feed_dict=feed_dict, options=options, run_metadata=run_metadata)
-
-    def run_without_hooks(self, fetches, feed_dict=None, options=None, run_metadata=None):
-        """Runs one step that no hook sees; recovery and the stop check stay. Arguments as `run`."""
-        return self.run(fetches, feed_dict, options, run_metadata, hooks=False)
-
-    def should_stop(self):
-        """Returns whether the loop should end: a hook or a thread of the coordinator's asked for it, or `close` came."""
-        cdef Chain chain = self.intact_chain()
-        # The coordinator's two flags are set by other threads; it reads them just so.
-        if (chain is not None and chain.hooked._should_stop is False and chain.hooked._sess is not None
-                and _coordinator_guard.intact() and _event_guard.intact()
-                and PyDict_GetItemWithError(chain.coordinator_fields, "_exc_info_to_raise") is <PyObject*>None
-                and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False):
-            return False
-        return super(SessionRunner, self).should_stop()
-
-
-class _SubsetSession:
+class SubsetSession:
     # What TensorFlow's `_HookedSession.run` needs to run a step with some of the hooks: its own list, all else shared.
 
     def __init__(self, hooked, hooks):

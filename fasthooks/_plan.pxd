@@ -1,25 +1,6 @@
 """Prepared runs: feeds in, results out, and the bounded cache that holds them."""
 
 
-# Where the results of one fetch structure come from.
-cdef class Template:
-    # Whether `fetches` is that structure with those leaves. Leaves are compared with `is`, names as strings.
-    cdef bint matches(self, object fetches) except -1
-    # The structure with its leaves replaced by results.
-    cdef object build(self, list values)
-
-
-cdef class TensorTemplate(Template):
-    cdef object leaf                # a tensor, or what stands for one: a variable, a name
-    cdef readonly int index         # where its value is
-
-
-cdef class MappingTemplate(Template):
-    cdef object kind                # the dict's class
-    cdef object factory             # default factory of a defaultdict
-    cdef readonly tuple keys, items
-
-
 cdef class FeedSpec:
     cdef readonly object tensor     # the tensor that is fed
     cdef object numpy_type          # NumPy type that `Session.run` converts to

@@ -4,39 +4,11 @@ Pointers called `fields` are the `__dict__` of a hook object of TensorFlow's own
 the caller, who holds it through the call), or NULL where the trigger is the hook and its C fields are the truth.
 """
 
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 from fasthooks._guard cimport Watched
-
-# What a decision says.
-cdef enum Decision:
-    QUIET = 0   # the hook's own method would do nothing that has not been done here
-    ACT = 1     # call the hook's own method
-    READ = 2    # read the global step again and ask `after_read`
-    ODD = 3     # types that the compiled rule does not read; as ACT
-
-# One reading of `time.time`, shared by all decisions before a run, another one by all decisions after it.
-# Starts zeroed.
-cdef struct Clock:
-    bint known      # `time.time` was called
-    bint usable     # it returned a number
-    double now      # seconds since the epoch
-
-
-cdef class Timer(Watched):
-    # TensorFlow's private attributes: numbers or None, live in both directions.
-    cdef public object _every_secs, _every_steps, _last_triggered_step, _last_triggered_time
-
-
-cdef class TimerView:
-    cdef readonly object timer  # the timer that is looked at
-    cdef Timer compiled         # the same object, if it is ours
-    cdef bint never             # its class never triggers
-    cdef PyTypeObject* cls      # its class, if it is one whose methods and attributes are known; never dereferenced
-    cdef unsigned int tag       # version tag of that class
-    cdef int decide(self, int64_t step, Clock* clock) except -1
-
+from fasthooks._timer cimport Clock, TimerView
 
 cdef class HookTrigger(Watched):
     cdef TimerView view         # of the timer last found in `_timer`

@@ -11,17 +11,15 @@ GIL held; one decision allocates nothing but the counters that TensorFlow keeps 
 """
 
 import logging
-import numbers
-import time
 
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetItem
-from cpython.object cimport PyObject, PyTypeObject
-from cpython.ref cimport Py_DECREF
+from cpython.object cimport PyObject
 from libc.stdint cimport INT32_MAX, int64_t
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
-from fasthooks._guard cimport Watched, definitions_known, instance_dict, is_stock, type_tag
+from fasthooks._guard cimport Watched, is_stock
+from fasthooks._number cimport as_step, is_int32, is_int64, is_nan, new_int64
+from fasthooks._timer cimport ACT, QUIET, READ, Clock, TimerView
 
 cnp.import_array()
 
@@ -30,101 +28,17 @@ cdef extern from "Python.h":
     PyObject* Py_True
     PyObject* PyEval_GetFrame()
 
-cdef extern from *:
-    """
-    #include "numpy/arrayscalars.h"
-
-    /* Far enough from the ends of int64 that no sum of three of them overflows. */
-    #define FASTHOOKS_STEP_LIMIT ((npy_int64)1 << 61)
-
-    static CYTHON_INLINE int fasthooks_as_step(PyObject *value, npy_int64 *out) {
-        npy_int64 step;
-        if (value == NULL) return 0;
-        if (Py_TYPE(value) == &PyInt64ArrType_Type) {
-            step = PyArrayScalar_VAL(value, Int64);
-        } else if (PyLong_CheckExact(value)) {
-    #if PY_VERSION_HEX >= 0x030C0000
-            if (PyUnstable_Long_IsCompact((PyLongObject *)value)) {
-                *out = PyUnstable_Long_CompactValue((PyLongObject *)value);
-                return 1;
-            }
-    #endif
-            int overflow;
-            step = PyLong_AsLongLongAndOverflow(value, &overflow);
-            if (overflow) return 0;
-        } else if (Py_TYPE(value) == &PyInt32ArrType_Type) {
-            step = PyArrayScalar_VAL(value, Int32);
-            /* NumPy's own sums wrap or raise near the end of int32. */
-            if (step > ((npy_int64)1 << 30) || step < -((npy_int64)1 << 30)) return 0;
-        } else {
-            return 0;
-        }
-        if (step > FASTHOOKS_STEP_LIMIT || step < -FASTHOOKS_STEP_LIMIT) return 0;
-        *out = step;
-        return 1;
-    }
-
-    /* An int, or a float of any class, numpy.float64 among them. */
-    static CYTHON_INLINE int fasthooks_as_number(PyObject *value, double *out) {
-        npy_int64 integer;
-        if (value == NULL) return 0;
-        if (PyFloat_Check(value)) {
-            *out = PyFloat_AS_DOUBLE(value);
-            return 1;
-        }
-        if (PyLong_CheckExact(value) && fasthooks_as_step(value, &integer)) {
-            *out = (double)integer;
-            return 1;
-        }
-        return 0;
-    }
-
-    /* 1: NaN, 0: a number that is none, -1: not a scalar this function knows. */
-    static CYTHON_INLINE int fasthooks_is_nan(PyObject *value) {
-        if (value == NULL) return -1;
-        if (Py_TYPE(value) == &PyFloat32ArrType_Type) return npy_isnan(PyArrayScalar_VAL(value, Float32));
-        if (Py_TYPE(value) == &PyFloat64ArrType_Type) return npy_isnan(PyArrayScalar_VAL(value, Float64));
-        if (Py_TYPE(value) == &PyHalfArrType_Type)
-            return (PyArrayScalar_VAL(value, Half) & 0x7fff) > 0x7c00;
-        return -1;
-    }
-
-    static CYTHON_INLINE PyObject *fasthooks_new_int64(npy_int64 step) {
-        PyObject *scalar = PyArrayScalar_New(Int64);
-        if (scalar != NULL) PyArrayScalar_ASSIGN(scalar, Int64, step);
-        return scalar;
-    }
-
-    static CYTHON_INLINE int fasthooks_is_int32(PyObject *value) {
-        return Py_TYPE(value) == &PyInt32ArrType_Type;
-    }
-
-    static CYTHON_INLINE int fasthooks_is_int64(PyObject *value) {
-        return Py_TYPE(value) == &PyInt64ArrType_Type;
-    }
-    """
-    # Reads an int, numpy.int64 or numpy.int32 of moderate size. False: anything else, `out` is not set.
-    bint as_step "fasthooks_as_step"(PyObject* value, int64_t* out) noexcept
-    bint as_number "fasthooks_as_number"(PyObject* value, double* out) noexcept
-    int is_nan "fasthooks_is_nan"(PyObject* value) noexcept
-    object new_int64 "fasthooks_new_int64"(int64_t step)
-    bint is_int32 "fasthooks_is_int32"(PyObject* value) noexcept
-    bint is_int64 "fasthooks_is_int64"(PyObject* value) noexcept
-
 # Set by `configure`.
 cdef object _make_run_args = None
 cdef object _before_run_loop = None
 cdef object _after_run_loop = None
-cdef dict _plain_timers = {}
 
 
-def configure(make_run_args, dict plain_timers not None, before_run_loop, after_run_loop):
+def configure(make_run_args, before_run_loop, after_run_loop):
     """Tells this module the names it needs from TensorFlow.
 
     Args:
       make_run_args: Called with fetches; returns what `before_run` returns.
-      plain_timers: Timer classes in plain Python whose rule is that of `Timer` (value False) or that never trigger
-        (value True).
       before_run_loop: Code object of the function in which TensorFlow's session calls `before_run` of its hooks.
       after_run_loop: The same for `after_run`.
     """
@@ -132,133 +46,6 @@ def configure(make_run_args, dict plain_timers not None, before_run_loop, after_
     _make_run_args = make_run_args
     _before_run_loop = before_run_loop
     _after_run_loop = after_run_loop
-    _plain_timers.update(plain_timers)
-
-
-cdef dict _time_names = time.__dict__
-cdef object _builtin_clock_object = time.time
-cdef PyObject* _builtin_clock = <PyObject*>_builtin_clock_object
-
-
-cdef int read_clock(Clock* clock) except -1:
-    cdef timespec wall
-    cdef PyObject* reader
-    # `time.time` is looked up each time: programs and tests replace it.
-    if not clock.known:
-        clock.known = True
-        reader = PyDict_GetItemWithError(_time_names, "time")
-        if reader is _builtin_clock:
-            # What `time.time` itself does, without the call.
-            clock_gettime(CLOCK_REALTIME, &wall)
-            clock.now = <double>(<int64_t>wall.tv_sec * 1000000000 + wall.tv_nsec) / 1e9
-            clock.usable = True
-            return True
-        now = time.time()
-        clock.usable = as_number(<PyObject*>now, &clock.now)
-        if not clock.usable and isinstance(now, numbers.Real):
-            clock.now = float(now)
-            clock.usable = True
-    return clock.usable
-
-
-cdef int timer_rule(PyObject* every_secs, PyObject* every_steps, PyObject* last_step, PyObject* last_time,
-                    int64_t step, Clock* clock) except -1:
-    # All objects are read before the clock is: that call may run any Python code and free them.
-    cdef int64_t last, whole_steps
-    cdef double secs, steps, then = 0
-    cdef bint in_secs = every_secs is not NULL and every_secs is not <PyObject*>None
-    cdef bint in_steps = every_steps is not NULL and every_steps is not <PyObject*>None
-    cdef bint whole = in_steps and as_step(every_steps, &whole_steps)
-    if last_step is <PyObject*>None:
-        return ACT
-    if not as_step(last_step, &last):
-        return ODD
-    if last == step:
-        return QUIET
-    if in_steps and not whole and not as_number(every_steps, &steps):
-        return ODD
-    if whole and whole_steps > INT32_MAX and is_int32(last_step):
-        return ODD
-    if in_secs:
-        if not as_number(every_secs, &secs) or not as_number(last_time, &then) or not read_clock(clock):
-            return ODD
-        if clock.now >= then + secs:
-            return ACT
-    if whole:
-        return ACT if step >= last + whole_steps else QUIET
-    return ACT if in_steps and step >= last + steps else QUIET
-
-
-cdef class Timer(Watched):
-    """Compiled part of `SecondOrStepTimer`: the same decisions for the numbers that occur on every step."""
-
-    cdef tuple watched_methods(self):
-        return "should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset"
-
-    cdef tuple watched_fields(self):
-        return "_every_secs", "_every_steps", "_last_triggered_step", "_last_triggered_time"
-
-    def should_trigger_for_step(self, step):
-        """Returns whether the timer triggers for `step`.
-
-        Args:
-          step: Global step or iteration number, an integer.
-
-        Returns:
-          True on the first call; False for the step that triggered last; else whether `every_steps` steps or
-          `every_secs` seconds have passed since the last trigger. every_steps=3, first trigger at 1: true at 4, 7, 10.
-        """
-        cdef int64_t number
-        cdef Clock clock
-        cdef int decision
-        if as_step(<PyObject*>step, &number) and is_stock(self):
-            clock.known = False
-            decision = timer_rule(<PyObject*>self._every_secs, <PyObject*>self._every_steps,
-                                  <PyObject*>self._last_triggered_step, <PyObject*>self._last_triggered_time,
-                                  number, &clock)
-            if decision != ODD:
-                return decision == ACT
-        return super(Timer, self).should_trigger_for_step(step)
-
-
-cdef class TimerView:
-    """One look at a timer of any class: ours, TensorFlow's, or somebody's own (which always means ACT)."""
-
-    def __init__(self, timer):
-        self.timer = timer
-        if isinstance(timer, Timer):
-            self.compiled = timer
-        elif type(timer) in _plain_timers:
-            self.never = _plain_timers[type(timer)]
-            if definitions_known(timer, ("should_trigger_for_step",), ()):
-                self.cls = (<PyObject*>timer).ob_type
-                self.tag = type_tag(self.cls)
-
-    cdef int decide(self, int64_t step, Clock* clock) except -1:
-        cdef Timer compiled = self.compiled
-        cdef PyObject* fields
-        if compiled is not None:
-            if not is_stock(compiled):
-                return ACT
-            return timer_rule(<PyObject*>compiled._every_secs, <PyObject*>compiled._every_steps,
-                              <PyObject*>compiled._last_triggered_step, <PyObject*>compiled._last_triggered_time,
-                              step, clock)
-        if self.tag == 0 or (<PyObject*>self.timer).ob_type is not self.cls or type_tag(self.cls) != self.tag:
-            return ACT
-        fields = instance_dict(<PyObject*>self.timer)
-        if fields is NULL:
-            return ACT
-        try:
-            if PyDict_GetItemWithError(<object>fields, "should_trigger_for_step") is not NULL:
-                return ACT
-            if self.never:
-                return QUIET
-            return timer_rule(PyDict_GetItemWithError(<object>fields, "_every_secs"),
-                              PyDict_GetItemWithError(<object>fields, "_every_steps"),
-                              PyDict_GetItemWithError(<object>fields, "_last_triggered_step"),
-                              PyDict_GetItemWithError(<object>fields, "_last_triggered_time"), step, clock)
-        finally:
-            Py_DECREF(<object>fields)
 
 
 cdef inline PyObject* live(PyObject* fields, PyObject* own, object name) noexcept:

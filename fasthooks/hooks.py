@@ -16,10 +16,10 @@ from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
-from fasthooks import _guard, _trigger
+from fasthooks import _guard, _timer, _trigger
 
 
-class SecondOrStepTimer(_trigger.Timer, stock.SecondOrStepTimer):
+class SecondOrStepTimer(_timer.Timer, stock.SecondOrStepTimer):
     """Triggers at most once every `every_secs` seconds or once every `every_steps` steps.
 
     Args:
@@ -229,7 +229,7 @@ def _register():
     for cls in (SecondOrStepTimer, StopAtStepHook, StepCounterHook, LoggingTensorHook, NanTensorHook, SummarySaverHook,
                 CheckpointSaverHook, GlobalStepWaiterHook, ProfilerHook):
         _guard.know_class(cls)
-    for value in vars(_trigger).values():
+    for value in [*vars(_timer).values(), *vars(_trigger).values()]:
         if isinstance(value, type) and issubclass(value, _guard.Watched):
             _guard.know(*vars(value).values())
     hook_methods = ("before_run", "after_run")
@@ -241,8 +241,8 @@ def _register():
     for cls in (stock.SecondOrStepTimer, stock.NeverTriggerTimer, stock._HookTimer):
         _know(cls, stock, timer_methods)
     hooked = monitored_session._HookedSession
-    _trigger.configure(SessionRunArgs, {stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True},
-                       hooked._call_hook_before_run.__code__, hooked.run.__code__)
+    _timer.configure({stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True})
+    _trigger.configure(SessionRunArgs, hooked._call_hook_before_run.__code__, hooked.run.__code__)
 
 
 _register()

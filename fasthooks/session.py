@@ -30,19 +30,20 @@ from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session as stock
 from tensorflow.python.training import training_util
 
-from fasthooks import _dispatch, hooks
+from fasthooks import _chain, _slot, hooks
 
 _SCHEDULINGS = ("auto", "pool", "inline")
 
 
-class _HookedSession(_dispatch.HookedSessionBase, stock._HookedSession):
+class _HookedSession(_chain.HookedSessionBase, stock._HookedSession):
     """The hooked link of the chain: TensorFlow's, with a compiled `run`."""
 
 
-_dispatch.configure(hooks.trigger_for, _HookedSession)
+_slot.configure(hooks.trigger_for)
+_chain.configure(_HookedSession)
 
 
-class _MonitoredSession(_dispatch.SessionRunner):
+class _MonitoredSession(_chain.SessionRunner):
     """What our monitored sessions add to TensorFlow's."""
 
     class _CoordinatedSessionCreator(stock._MonitoredSession._CoordinatedSessionCreator):

@@ -24,9 +24,9 @@ def results(record):
 # StopAtStepHook
 
 
-@resource_and_reference
-@pytest.mark.parametrize(("arguments", "increment", "runs"), [
-    ({"num_steps": 7}, 1, 7), ({"num_steps": 7}, 3, 3), ({"last_step": 10}, 1, 10), ({"last_step": 10}, 3, 4),
+@pytest.mark.parametrize(("arguments", "increment", "runs", "use_resource"), [
+    ({"num_steps": 7}, 1, 7, True), ({"num_steps": 7}, 3, 3, True), ({"last_step": 10}, 1, 10, True),
+    ({"last_step": 10}, 3, 4, True), ({"num_steps": 7}, 3, 3, False), ({"last_step": 10}, 1, 10, False),
 ], ids=str)
 def test_stop_at_step(same_as_stock, arguments, increment, runs, use_resource):
     def program(run):
@@ -227,8 +227,8 @@ def test_logging_tensor_error_in_formatter(same_as_stock):
 # NanTensorHook
 
 
-@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16, tf.float32, tf.float64], ids=lambda dtype: dtype.name)
-@pytest.mark.parametrize("fail", [True, False], ids=["error", "stop"])
+@pytest.mark.parametrize(("dtype", "fail"), [("float16", True), ("bfloat16", False), ("float32", True),
+                                             ("float32", False), ("float64", True)])
 def test_nan_tensor(same_as_stock, fail, dtype):
     def program(run):
         op, loss = build_model()
@@ -273,10 +273,9 @@ def test_summary_saver_every_n_steps(same_as_stock):
     assert ("session_log", "step: 1\nsession_log {\n  status: START\n}\n") in record.files["events.0"]
 
 
-@pytest.mark.parametrize("increment", [1, 3])
-@resource_and_reference
-@pytest.mark.parametrize("when", [{"save_secs": 5}, {"save_secs": 0.5}, {"save_steps": 1}, {"save_steps": 4},
-                                  {"save_steps": 4.5}], ids=str)
+@pytest.mark.parametrize(("when", "increment", "use_resource"), [
+    ({"save_secs": 5}, 1, True), ({"save_secs": 0.5}, 3, False), ({"save_steps": 1}, 1, False),
+    ({"save_steps": 4}, 3, True), ({"save_steps": 4}, 1, False), ({"save_steps": 4.5}, 1, True)], ids=str)
 def test_summary_saver_when(same_as_stock, when, use_resource, increment):
     def program(run):
         op, loss = build_model(increment, use_resource)
@@ -376,12 +375,11 @@ class Listener(v1.train.CheckpointSaverListener):
         self.run.note("end", type(session), global_step_value)
 
 
-@resource_and_reference
-@pytest.mark.parametrize(("arguments", "increment", "steps"), [
-    ({"save_steps": 4}, 1, [0, 4, 8, 10]), ({"save_steps": 4}, 3, [0, 6, 12, 18, 24, 30]),
-    ({"save_secs": 4}, 1, [0, 5, 9, 10]), ({"save_secs": 3.5}, 3, [0, 15, 27, 30]),
-    ({"save_steps": 100}, 1, [0, 10]), ({"save_secs": 600}, 1, [0, 10]),
-    ({"save_steps": 5, "save_graph_def": False}, 1, [0, 5, 10]), ({"save_steps": 5, "checkpoint_basename": "x"}, 1, None),
+@pytest.mark.parametrize(("arguments", "increment", "steps", "use_resource"), [
+    ({"save_steps": 4}, 1, [0, 4, 8, 10], True), ({"save_steps": 4}, 3, [0, 6, 12, 18, 24, 30], False),
+    ({"save_secs": 4}, 1, [0, 5, 9, 10], False), ({"save_secs": 3.5}, 3, [0, 15, 27, 30], True),
+    ({"save_secs": 600}, 1, [0, 10], True), ({"save_steps": 5, "save_graph_def": False}, 1, [0, 5, 10], True),
+    ({"save_steps": 5, "checkpoint_basename": "x"}, 1, [0, 5, 10], True),
 ], ids=str)
 def test_checkpoint_saver_when(same_as_stock, arguments, increment, steps, use_resource):
     def program(run):
@@ -390,7 +388,7 @@ def test_checkpoint_saver_when(same_as_stock, arguments, increment, steps, use_r
         train(run, [run.api.CheckpointSaverHook(run.dir, saver=saver, **arguments)], op, steps=10)
 
     record = same_as_stock(program)
-    assert checkpoints(record) == (steps or [0, 5, 10])
+    assert checkpoints(record) == steps
     assert ("graph.pbtxt" in record.files) == arguments.get("save_graph_def", True)
 
 
@@ -639,6 +637,78 @@ def test_timer(same_as_stock, arguments):
 
 
 # All together
+
+
+class Composite(v1.train.SessionRunHook):
+    """Passes every call on to hooks of its own, as programs do that wrap hooks."""
+
+    def __init__(self, hooks):
+        self.hooks = hooks
+
+    def begin(self):
+        for hook in self.hooks:
+            hook.begin()
+
+    def after_create_session(self, session, coord):
+        for hook in self.hooks:
+            hook.after_create_session(session, coord)
+
+    def before_run(self, run_context):
+        requests = [hook.before_run(run_context) for hook in self.hooks]
+        return v1.train.SessionRunArgs([[] if request is None else request.fetches for request in requests])
+
+    def after_run(self, run_context, run_values):
+        for hook, results in zip(self.hooks, run_values.results, strict=True):
+            hook.after_run(run_context, run_values._replace(results=None if isinstance(results, list) else results))
+
+    def end(self, session):
+        for hook in self.hooks:
+            hook.end(session)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_hooks_inside_a_hook(same_as_stock, order):
+    def program(run):
+        op, loss = build_model()
+        cost = v1.summary.scalar("cost", loss)
+
+        def hooks():
+            return [run.api.StepCounterHook(every_n_steps=5, output_dir=run.dir),
+                    run.api.SummarySaverHook(save_steps=4, output_dir=run.dir, summary_op=cost),
+                    run.api.NanTensorHook(loss),
+                    run.api.LoggingTensorHook([loss], every_n_iter=3),
+                    run.api.CheckpointSaverHook(run.dir, save_steps=6),
+                    run.api.StopAtStepHook(last_step=15)][::order]
+
+        train(run, hooks() + [Composite(hooks())] + hooks()[:2], op)
+
+    assert len(results(same_as_stock(program))) == 15
+
+
+@pytest.mark.parametrize("first", ["StepCounterHook", "SummarySaverHook", "CheckpointSaverHook", "StopAtStepHook"])
+def test_a_hook_leaves_the_list_during_a_run(same_as_stock, first):
+    def program(run):
+        op, loss = build_model()
+        cost = v1.summary.scalar("cost", loss)
+        makers = {
+            "StepCounterHook": lambda: run.api.StepCounterHook(every_n_steps=5, output_dir=run.dir),
+            "SummarySaverHook": lambda: run.api.SummarySaverHook(save_steps=4, output_dir=run.dir, summary_op=cost),
+            "CheckpointSaverHook": lambda: run.api.CheckpointSaverHook(run.dir, save_steps=6),
+            "StopAtStepHook": lambda: run.api.StopAtStepHook(last_step=15),
+        }
+
+        class Remover(v1.train.SessionRunHook):
+            runs = 0
+
+            def before_run(self, run_context):
+                self.runs += 1
+                if self.runs == 8:
+                    del hooks[0]
+
+        hooks = [makers[first]()] + [make() for make in makers.values()] + [Remover()]
+        train(run, hooks, op)
+
+    assert len(results(same_as_stock(program))) == 15
 
 
 @resource_and_reference

@@ -26,8 +26,11 @@ from fasthooks import session as session_lib
 
 KINDS = ["MonitoredSession", "SingularMonitoredSession", "MonitoredTrainingSession"]
 OUR_LINE = "^fasthooks: the session was recovered"
-ABORTED = tf.errors.AbortedError(None, None, "lost")
-UNAVAILABLE = tf.errors.UnavailableError(None, None, "away")
+# Makers of errors: a raised error holds on to the frames that it passed through.
+ABORTED = functools.partial(tf.errors.AbortedError, None, None, "lost")
+UNAVAILABLE = functools.partial(tf.errors.UnavailableError, None, None, "away")
+OUT_OF_RANGE = functools.partial(tf.errors.OutOfRangeError, None, None, "data")
+OWN = functools.partial(ValueError, "mine")
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def links(session):
 
 
 class Fails(v1.train.SessionRunHook):
-    """Raises the next of `errors` in one callback, until there are none left; None raises nothing."""
+    """Raises what the next of `errors` makes in one callback, until there are none left; None raises nothing."""
 
     def __init__(self, callback, *errors):
         self.errors = list(errors)
@@ -55,7 +58,7 @@ class Fails(v1.train.SessionRunHook):
             original(*args)
             error = self.errors.pop(0) if self.errors else None
             if error is not None:
-                raise error
+                raise error()
 
         setattr(self, callback, fails)
 
@@ -124,9 +127,9 @@ def test_scheduling_is_checked(kind, scheduling):
 @pytest.mark.parametrize("kwargs", [
     {"hooks": [3]}, {"hooks": [None]}, {"hooks": 3}, {"hooks": "ab"}, {"stop_grace_period_secs": None}, {"nothing": 1},
     {"session_creator": 3}, {"session_creator": object()}, {"scaffold": 3}, {"scaffold": v1.train.Scaffold},
-    {"checkpoint_dir": "/nowhere/at/all"}, {"config": 3}, {"master": "grpc//nowhere"}, {"save_summaries_secs": 1.5},
-    {"save_checkpoint_secs": "x"}, {"checkpoint_filename_with_path": "/nowhere"}],
-    ids=lambda kwargs: "-".join(f"{name}_{value!r:.12}" for name, value in kwargs.items()))
+    {"checkpoint_dir": "/dev/null/no"}, {"master": "grpc//no"}, {"save_summaries_secs": 1.5},
+    {"save_checkpoint_secs": "x"}, {"config": v1.ConfigProto()}],
+    ids=lambda kwargs: "-".join(f"{name}_{type(value).__name__}" for name, value in kwargs.items()))
 def test_arguments(same, kind, kwargs):
     """Good and bad arguments lead to what they lead to in TensorFlow."""
 
@@ -152,6 +155,20 @@ def test_positional_arguments(same):
         with run.api.MonitoredTrainingSession("", True, run.dir, scaffold, [Probe(run)], None, None, None, None) as session:
             run.note(session._hooks, session._coordinated_creator._stop_grace_period_secs)
             steps(run, session, [train, loss], 1)
+
+    same(program)
+
+
+def test_start_from_a_checkpoint(same):
+    """A SingularMonitoredSession begins where a directory, or one file of it, says."""
+
+    def program(run):
+        train, loss = build_model()
+        with run.api.MonitoredTrainingSession(checkpoint_dir=run.dir, save_checkpoint_steps=2) as session:
+            steps(run, session, [train, loss], 5)
+        for where in ({"checkpoint_dir": run.dir}, {"checkpoint_filename_with_path": f"{run.dir}/model.ckpt-2"}):
+            with run.api.SingularMonitoredSession(**where) as session:
+                steps(run, session, [train, loss], 1)
 
     same(program)
 
@@ -195,9 +212,11 @@ SAVES = {
 }
 
 
-@pytest.mark.parametrize("where", [{"checkpoint_dir": "c"}, {"checkpoint_dir": "c", "summary_dir": "s"}, {"summary_dir": "s"}],
-                         ids=["checkpoints", "apart", "summaries"])
-@pytest.mark.parametrize("saves", SAVES)
+@pytest.mark.parametrize(
+    "saves, where",
+    [(name, {"checkpoint_dir": "c"}) for name in SAVES]
+    + [(name, where) for name in ("defaults", "secs") for where in ({"checkpoint_dir": "c", "summary_dir": "s"},
+                                                                    {"summary_dir": "s"})])
 def test_training_session_writes_the_same_files(same, saves, where):
     """All save_* combinations: same hooks, same files, also when a second session goes on from the first one's."""
 
@@ -308,15 +327,15 @@ def test_session_on_a_server(same):
 
 @pytest.mark.parametrize("finalized", [False, True])
 @pytest.mark.parametrize("kind", KINDS[:2])
-@pytest.mark.parametrize("error", [
-    None, tf.errors.OutOfRangeError(None, None, "data"), StopIteration(), ValueError("mine"), KeyboardInterrupt(),
-    type("Mine", (StopIteration,), {})(), ABORTED, tf.errors.CancelledError(None, None, "no")],
-    ids=lambda error: type(error).__name__)
-def test_end_of_a_with_block(same, kind, error, finalized):
+@pytest.mark.parametrize("make", [
+    lambda: None, OUT_OF_RANGE, StopIteration, OWN, KeyboardInterrupt, type("Mine", (StopIteration,), {}), ABORTED],
+    ids=["none", "out_of_range", "stop_iteration", "value", "keyboard", "subclass", "aborted"])
+def test_end_of_a_with_block(same, kind, make, finalized):
     """Whose `end` is called, what comes out, and whether the graph is finalized afterwards."""
 
     def program(run):
         train, loss = build_model()
+        error = make()
         if finalized:
             v1.train.Scaffold().finalize()
         try:
@@ -369,7 +388,7 @@ def test_closed_inside_its_with_block(same, kind):
     assert same(program).error[:2] == ("RuntimeError", "Session is already closed.")
 
 
-@pytest.mark.parametrize("error", [ABORTED, UNAVAILABLE, ValueError("mine")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", [ABORTED, UNAVAILABLE, OWN], ids=["aborted", "unavailable", "value"])
 @pytest.mark.parametrize("kind", KINDS[:2])
 def test_error_while_closing(same, kind, error):
     """A raw session that fails to close: logged or swallowed, and closed all the same."""
@@ -378,7 +397,7 @@ def test_error_while_closing(same, kind, error):
         train, _ = build_model()
         session = getattr(run.api, kind)(hooks=[Probe(run)])
         steps(run, session, train, 1)
-        with mock.patch.object(session._tf_sess(), "close", side_effect=error):
+        with mock.patch.object(session._tf_sess(), "close", side_effect=error()):
             session.close()
         run.note(session._is_closed(), session.should_stop())
 
@@ -451,10 +470,10 @@ def test_recovery_in_a_step_function(same, where):
             run.note(step_context.session)
             error = failures.pop(0) if failures else None
             if where == "inside" and error:
-                raise error
+                raise error()
             result = step_context.run_with_hooks([train, loss])
             if error:
-                raise error
+                raise error()
             return result
 
         with run.api.MonitoredSession(hooks=[Probe(run)]) as session:
@@ -469,13 +488,12 @@ def test_recovery_in_a_step_function(same, where):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("callback", ["begin", "after_create_session", "before_run", "after_run", "end"])
-@pytest.mark.parametrize("error", [ABORTED, UNAVAILABLE], ids=["aborted", "unavailable"])
-def test_recovery_from_an_error_in_a_hook(same, kind, callback, error):
+def test_recovery_from_an_error_in_a_hook(same, kind, callback):
     """Which callbacks are repeated, log lines, and the state after it."""
 
     def program(run):
         train, loss = build_model()
-        errors = (error,) if callback in ("begin", "end") else (None, error, error)
+        errors = (ABORTED,) if callback in ("begin", "end") else (None, UNAVAILABLE, ABORTED)
         kwargs = {"checkpoint_dir": run.dir, "save_checkpoint_steps": 2} if kind == KINDS[2] else {}
         hooks = [Probe(run, "a"), Fails(callback, *errors), Fails("before_run", None, None, None, ABORTED),
                  run.api.LoggingTensorHook([loss], every_n_iter=2), Probe(run, "b", Args(loss))]
@@ -503,8 +521,8 @@ def test_recovery_is_logged_and_counted(tmp_path):
                 assert session.report()["steps"] == 2
 
     found = [line for line in messages(compare(program, tmp_path, ignore=OUR_LINE)) if line.startswith("fasthooks")]
-    assert found == ["fasthooks: the session was recovered (recovery 1) and goes on from global step 3.",
-                     "fasthooks: the session was recovered (recovery 2) and goes on from global step 3."]
+    assert found == ["fasthooks: the session was recovered (recovery 1) and goes on from global step 2.",
+                     "fasthooks: the session was recovered (recovery 2) and goes on from global step 4."]
 
 
 def test_recovery_of_a_graph_without_a_global_step(same):
@@ -543,7 +561,7 @@ def test_recovery_with_a_creator_of_the_users(same, initialized):
     same(program)
 
 
-@pytest.mark.parametrize("errors", [[ABORTED], [UNAVAILABLE, ABORTED], [ValueError("mine")]],
+@pytest.mark.parametrize("errors", [[ABORTED], [UNAVAILABLE, ABORTED], [OWN]],
                          ids=["once", "twice", "other_error"])
 def test_error_while_a_session_is_created(same, errors):
     """Creation is tried again after a preemption, at the start and in a recovery."""
@@ -557,7 +575,7 @@ def test_error_while_a_session_is_created(same, errors):
         def create_session():
             error = failures.pop(0) if failures else None
             if error is not None:
-                raise error
+                raise error()
             return create()
 
         creator.create_session = create_session
@@ -606,8 +624,8 @@ def test_the_dead_session_is_gone_after_a_recovery():
 
 @pytest.mark.parametrize("kind", KINDS[:2])
 @pytest.mark.parametrize("how", ["should_stop", "run", "close"])
-@pytest.mark.parametrize("error", [None, ValueError("thread"), ABORTED, tf.errors.OutOfRangeError(None, None, "data")],
-                         ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", [None, OWN, ABORTED, OUT_OF_RANGE],
+                         ids=["request", "value", "aborted", "out_of_range"])
 def test_thread_that_stops_the_coordinator(same, kind, how, error):
     """A stop request or an exception of a coordinated thread shows where TensorFlow shows it."""
 
@@ -618,7 +636,7 @@ def test_thread_that_stops_the_coordinator(same, kind, how, error):
         def work(coord):
             try:
                 if error is not None:
-                    raise error
+                    raise error()
                 coord.request_stop()
             except Exception as raised:
                 coord.request_stop(raised)
@@ -815,7 +833,7 @@ def test_raw_session_of_another_kind(same, raw):
                 made.run(init)
                 return made
 
-        hooks = [Probe(run, ask=Args(loss)), run.api.NanTensorHook(loss), Fails("after_run", None, ABORTED)]
+        hooks = [Probe(run, ask=Args(loss)), run.api.NanTensorHook(loss)]
         with run.api.MonitoredSession(Creator(), hooks) as session:
             steps(run, session, [train, loss])
             if raw == "debugger":
@@ -962,8 +980,7 @@ def test_nothing_is_kept(api, kind, hook_api):
                 found = [session, *links(session), *hooks, graph, session._coordinated_creator]
                 try:
                     while not session.should_stop():
-                        session.run([train, loss])
-                        session.run(loss, {x: 2.0})
+                        session.run([train, loss], {x: 2.0})
                 except tf.errors.AbortedError:
                     assert kind == "SingularMonitoredSession"
             return [(type(each).__name__, weakref.ref(each)) for each in found]
@@ -971,6 +988,19 @@ def test_nothing_is_kept(api, kind, hook_api):
     references = run_and_end()
     gc.collect()
     assert [name for name, reference in references if reference() is not None] == []
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_raw_session_is_freed_at_close(kind):
+    """A closed session that is still at hand holds no memory of the raw one."""
+    with tf.Graph().as_default():
+        train, loss = build_model()
+        with getattr(fasthooks, kind)(hooks=[fasthooks.NanTensorHook(loss)]) as session:
+            session.run(train)
+            raw = weakref.ref(session.raw_session())
+        gc.collect()
+        assert raw() is None
+        assert session.should_stop()
 
 
 def test_sessions_leave_no_objects_behind():
@@ -984,8 +1014,8 @@ def test_sessions_leave_no_objects_behind():
                     session.run([train, loss])
         del train, loss, session
         gc.collect()
-        return collections.Counter(type(each).__module__ for each in gc.get_objects()
-                                   if type(each).__module__.startswith("fasthooks"))
+        return collections.Counter(type(each).__name__ for each in gc.get_objects()
+                                   if str(type(each).__module__).startswith("fasthooks"))
 
     counts = [count() for _ in range(10)]
     assert counts[9] == counts[3]

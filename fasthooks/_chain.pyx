@@ -1,0 +1,277 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""TensorFlow's chain of sessions, and the short way through it.
+
+As long as every link of the chain is TensorFlow's own and unchanged, and nothing is to be recovered, stopped or raised,
+the links have nothing to do but to pass a call on. Then a step goes from the monitored session straight to the
+dispatcher of the hooked one; in every other case the chain itself is called.
+"""
+
+import threading
+
+from tensorflow.python.training import coordinator as coordinator_lib
+from tensorflow.python.training import monitored_session
+
+from fasthooks._dispatch import SubsetSession
+
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.object cimport PyObject
+
+from fasthooks._dispatch cimport HookDispatcher
+from fasthooks._guard cimport HAVE_DICT_VERSIONS, ClassGuard, dict_version, own_version
+from fasthooks._plan cimport PlanCache
+
+cdef extern from "Python.h":
+    PyObject* Py_False
+
+cdef object _HookedSession = monitored_session._HookedSession
+cdef type _RecoverableSession = monitored_session._RecoverableSession
+cdef type _CoordinatedSession = monitored_session._CoordinatedSession
+cdef type _Coordinator = coordinator_lib.Coordinator
+cdef type _Event = threading.Event
+
+# Methods that the short way goes round.
+cdef tuple _link_methods = ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
+                            "_raise_if_feeds_intersects", "raise_requested_exception")
+cdef ClassGuard _recoverable_guard = ClassGuard(
+    _RecoverableSession, monitored_session, ("run", "should_stop", "_check_stop"))
+cdef ClassGuard _coordinated_guard = ClassGuard(
+    _CoordinatedSession, monitored_session, ("run", "should_stop", "_check_stop"))
+cdef ClassGuard _coordinator_guard = ClassGuard(
+    _Coordinator, coordinator_lib, ("should_stop", "raise_requested_exception"))
+cdef ClassGuard _event_guard = ClassGuard(_Event, threading, ("is_set",))
+# Of the class that our sessions put into the chain; set by `configure`.
+cdef ClassGuard _our_guard = None
+
+
+def configure(hooked_session):
+    """Tells which class of hooked session our sessions put into TensorFlow's chain."""
+    global _our_guard
+    _our_guard = ClassGuard(hooked_session, None, _link_methods[:-1])
+
+
+cdef class Call:
+    """Carries one `run` through TensorFlow's chain of sessions, in the place of its `fetches`.
+
+    The chain passes its arguments on unread and repeats the call after a recovery. That makes it the one place where
+    an argument the chain does not know, or an error that the step has already met, can travel.
+    """
+
+    cdef object fetches
+    cdef object hooks       # as given to `run`; None: all
+    cdef object error       # to be raised once, as if the step failed only now
+
+    def __init__(self, fetches, hooks, error):
+        self.fetches = fetches
+        self.hooks = hooks
+        self.error = error
+
+
+cdef class HookedSessionBase:
+    """Compiled part of our hooked session: its `run`, and the dispatchers behind it."""
+
+    def __init__(self, sess, hooks, str scheduling):
+        """Args as TensorFlow's `_HookedSession`, and `scheduling` as `PlanCache`."""
+        _HookedSession.__init__(self, sess, hooks)
+        self.scheduling = scheduling
+        self.subsets = {}
+        self.cache = PlanCache(sess, scheduling)
+        self.dispatcher = HookDispatcher(sess, hooks, self.cache)
+
+    cdef HookDispatcher current_dispatcher(self):
+        # Programs replace the wrapped session and the hooks list.
+        cdef HookDispatcher dispatcher = self.dispatcher
+        if dispatcher.raw is not self._sess or dispatcher.hooks is not self._hooks:
+            if dispatcher.raw is not self._sess:
+                self.cache = PlanCache(self._sess, self.scheduling)
+            self.subsets = {}
+            dispatcher = self.dispatcher = HookDispatcher(self._sess, self._hooks, self.cache)
+        return dispatcher
+
+    cdef bint is_patched(self) except -1:
+        # Whether a method that a step goes round was set on this object.
+        return _sets_method(vars(self)) or not _our_guard.intact()
+
+    cdef object step(self, object fetches, object feed_dict):
+        # One step with all hooks and no options of the caller's.
+        if self._should_stop is not False or self._sess is None:
+            if self.should_stop():
+                raise RuntimeError("Run called even after should_stop requested.")
+        return self.current_dispatcher().step(self, fetches, feed_dict)
+
+    def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
+        """Runs one step with the hooks; see `tf.compat.v1.Session.run`."""
+        cdef Call call
+        cdef HookDispatcher dispatcher
+        cdef object hooks = None
+        if type(fetches) is Call:
+            call = <Call>fetches
+            if call.error is not None:
+                error = call.error
+                call.error = None
+                raise error
+            fetches = call.fetches
+            hooks = call.hooks
+        if self.should_stop():
+            raise RuntimeError("Run called even after should_stop requested.")
+        if hooks is not None:
+            return self.run_subset(hooks, fetches, feed_dict, options, run_metadata)
+        dispatcher = self.current_dispatcher()
+        if options is not None or run_metadata is not None or self.is_patched():
+            self.cache.steps += 1
+            self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
+            return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
+        return dispatcher.step(self, fetches, feed_dict)
+
+    def run_subset(self, hooks, fetches, feed_dict, options, run_metadata):
+        """Runs one step that only some of the hooks see.
+
+        Args:
+          hooks: False: no hook; else a list of hooks of this session.
+          fetches: As `tf.compat.v1.Session.run`, and so are the others.
+
+        Raises:
+          ValueError: `hooks` names something that is not a hook of this session.
+        """
+        wanted = hooks or []
+        chosen = [hook for hook in self._hooks if any(hook is other for other in wanted)]
+        for other in wanted:
+            if not any(hook is other for hook in chosen):
+                raise ValueError(f"hooks must be False or a list of hooks of this session; got {other!r}.")
+        self.current_dispatcher()
+        if options is not None or run_metadata is not None or self.is_patched():
+            self.cache.steps += 1
+            self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
+            part = SubsetSession(self, chosen)
+            return _HookedSession.run(part, fetches, feed_dict, options, run_metadata)
+        key = tuple([id(hook) for hook in chosen])
+        known = self.subsets.get(key)
+        if known is None:
+            if len(self.subsets) >= 16:
+                self.subsets = {}
+            known = self.subsets[key] = HookDispatcher(self._sess, chosen, self.cache, True)
+        return (<HookDispatcher>known).step(self, fetches, feed_dict)
+
+    def close(self):
+        """Closes the raw session and drops all plans."""
+        try:
+            super(HookedSessionBase, self).close()
+        finally:
+            self.cache.clear()
+            self.subsets = {}
+
+    def report(self):
+        """Returns a dict that tells how the steps of this raw session ran."""
+        return {"steps": self.cache.steps, "planned_steps": self.cache.planned,
+                "declined": dict(self.cache.declined), "plans_made": self.cache.made,
+                "plans_evicted": self.cache.evicted, "plans": self.cache.describe()}
+
+
+cdef class Chain:
+    cdef bint is_as_it_was(self) except -1:
+        if HAVE_DICT_VERSIONS:
+            return (dict_version(<PyObject*>self.outer_fields) == self.outer_version
+                    and dict_version(<PyObject*>self.coordinated_fields) == self.coordinated_version
+                    and dict_version(<PyObject*>self.coordinator_fields) == self.coordinator_version
+                    and own_version(<PyObject*>self.hooked) == self.hooked_version)
+        return (self.outer_fields["_sess"] is (self.hooked if self.outer is self.coordinated else self.coordinated)
+                and self.coordinated_fields["_sess"] is self.hooked
+                and self.coordinated_fields["_coord"] is self.coordinator
+                and not _sets_method(self.outer_fields) and not _sets_method(self.coordinated_fields)
+                and not _sets_method(self.coordinator_fields) and not self.hooked.is_patched())
+
+
+cdef bint _sets_method(dict fields) except -1:
+    # Whether a method that a step goes round stands in the `__dict__` of a link of the chain.
+    for name in _link_methods:
+        if name in fields:
+            return True
+    return False
+
+
+cdef class SessionRunner:
+    """Compiled part of our monitored sessions: `run` and `should_stop` by the short way, where it is open."""
+
+    cdef Chain intact_chain(self):
+        # The chain, or None if a link may do something of its own.
+        cdef Chain chain = self.chain
+        if (chain is not None and chain.outer is self._sess and chain.is_as_it_was()
+                and _recoverable_guard.intact() and _coordinated_guard.intact() and _our_guard.intact()):
+            return chain
+        return self.look()
+
+    cdef Chain look(self):
+        cdef Chain chain = Chain.__new__(Chain)
+        self.chain = None
+        chain.outer = link = self._sess
+        if type(link) is _RecoverableSession:
+            link = link._sess
+        if type(link) is not _CoordinatedSession:
+            return None
+        chain.coordinated = link
+        chain.outer_fields = chain.outer.__dict__
+        chain.coordinated_fields = link.__dict__
+        if _sets_method(chain.outer_fields) or _sets_method(chain.coordinated_fields):
+            return None
+        chain.coordinator = coordinator = link._coord
+        if (type(link._sess) is not _our_guard.cls
+                or (<HookedSessionBase>link._sess).is_patched() or type(coordinator) is not _Coordinator
+                or type(coordinator._stop_event) is not _Event or _sets_method(vars(coordinator))
+                or not (_recoverable_guard.intact() and _coordinated_guard.intact())):
+            return None
+        chain.hooked = link._sess
+        chain.coordinator_fields = coordinator.__dict__
+        chain.event_fields = coordinator._stop_event.__dict__
+        chain.hooked_version = own_version(<PyObject*>chain.hooked)
+        chain.coordinator_version = dict_version(<PyObject*>chain.coordinator_fields)
+        chain.outer_version = dict_version(<PyObject*>chain.outer_fields)
+        chain.coordinated_version = dict_version(<PyObject*>chain.coordinated_fields)
+        self.chain = chain
+        return chain
+
+    def run(self, fetches, feed_dict=None, options=None, run_metadata=None, *, hooks=None):
+        """Runs one step, with the hooks.
+
+        Args:
+          fetches: As `tf.compat.v1.Session.run`, and so are the next three.
+          feed_dict: What to feed.
+          options: A RunOptions proto. A step with one goes through TensorFlow's own `Session.run`.
+          run_metadata: A RunMetadata proto to fill; likewise.
+          hooks: None: all hooks take part. False: none does. A list of hooks of this session: only those do. Hooks
+            that take no part are not told of the run; the stop check and recovery stay.
+
+        Returns:
+          Results in the structure of `fetches`, as `tf.compat.v1.Session.run`.
+
+        Raises:
+          RuntimeError: A stop was requested before, or the session is closed.
+          ValueError: `hooks` names something that is not a hook of this session.
+        """
+        cdef Chain chain
+        if hooks is not None:
+            # A list, because a recovery repeats the call.
+            fetches = Call(fetches, hooks if hooks is False else list(hooks), None)
+        elif options is None and run_metadata is None:
+            chain = self.intact_chain()
+            if chain is not None:
+                try:
+                    return chain.hooked.step(fetches, feed_dict)
+                except Exception as error:
+                    # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for the
+                    # chain to say: it gets the same call, and meets the error where it would have met it.
+                    fetches = Call(fetches, None, error)
+        return self._sess.run(fetches, feed_dict=feed_dict, options=options, run_metadata=run_metadata)
+
+    def run_without_hooks(self, fetches, feed_dict=None, options=None, run_metadata=None):
+        """Runs one step that no hook sees; recovery and the stop check stay. Arguments as `run`."""
+        return self.run(fetches, feed_dict, options, run_metadata, hooks=False)
+
+    def should_stop(self):
+        """Returns whether the loop should end: a hook or a thread of the coordinator's asked for it, or `close` came."""
+        cdef Chain chain = self.intact_chain()
+        # The coordinator's two flags are set by other threads; it reads them just so.
+        if (chain is not None and chain.hooked._should_stop is False and chain.hooked._sess is not None
+                and _coordinator_guard.intact() and _event_guard.intact()
+                and PyDict_GetItemWithError(chain.coordinator_fields, "_exc_info_to_raise") is <PyObject*>None
+                and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False):
+            return False
+        return super(SessionRunner, self).should_stop()

@@ -1,0 +1,30 @@
+"""What the dispatcher knows of one hook, and whether that is still true."""
+
+from cpython.object cimport PyObject, PyTypeObject
+
+from fasthooks._timer cimport Clock
+from fasthooks._trigger cimport HookTrigger
+
+
+# What the dispatcher knows of one hook.
+cdef class Slot:
+    cdef readonly object hook
+    cdef HookTrigger trigger        # decides for the hook; None: a hook in plain Python
+    cdef bint compiled              # the trigger is the hook itself; else it stands for an object of TensorFlow's own
+    cdef PyTypeObject* cls          # class of the hook at the last look; never dereferenced
+    cdef unsigned int tag           # its version tag at the last look
+    cdef unsigned long long version # version of the hook's `__dict__` when no method was last seen to be set in it
+    cdef bint known                 # trigger: the methods it stands for are TensorFlow's own
+    cdef bint has_before, has_after     # no trigger: the class overrides the method
+    cdef object tensor              # what a quiet step fetches for the hook, or None ...
+    cdef object request             # ... as the hook would ask for it
+    cdef int look(self) except -1
+    # Bumps `generation` if the hook now asks for another tensor on its quiet steps.
+    cdef int before(self, Clock* clock, unsigned long* generation) except -1
+    # `look_again`: Python code has run since `before`, so the hook may have been changed.
+    cdef int after(self, PyObject* value, Clock* clock, bint look_again) except -1
+    cdef int expect(self, HookTrigger trigger, PyObject* tensor) except -1
+    # Looks at the hook's class again if it was changed. Returns whether it was.
+    cdef bint changed(self) except -1
+    cdef int after_read(self, object value, Clock* clock) except -1
+    cdef bint is_set(self, PyObject* fields) except -1

@@ -1,0 +1,159 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""What the dispatcher knows of one hook, and whether that is still true."""
+
+from tensorflow.python.training import session_run_hook
+
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
+
+from fasthooks._guard cimport definitions_known, dict_version, instance_dict, is_stock, type_tag
+from fasthooks._timer cimport ACT, QUIET, Clock
+from fasthooks._trigger cimport HookTrigger
+
+# Methods of TensorFlow's base class, which do nothing.
+_idle_methods = {name: session_run_hook.SessionRunHook.__dict__[name] for name in ("before_run", "after_run")}
+# Finds the trigger that stands for a hook object; set by `configure`.
+cdef object _trigger_for = None
+
+
+def configure(trigger_for):
+    """Tells how to find the trigger of a hook object.
+
+    Args:
+      trigger_for: Called with a hook that has no trigger in itself; returns one that stands for it, or None.
+    """
+    global _trigger_for
+    _trigger_for = trigger_for
+
+
+cdef class Slot:
+    """What the dispatcher knows of one hook, and whether that is still true."""
+
+    def __init__(self, hook):
+        self.hook = hook
+        if isinstance(hook, HookTrigger):
+            self.trigger = hook
+            self.compiled = True
+        else:
+            self.trigger = _trigger_for(hook)
+            self.look()
+
+    cdef int look(self) except -1:
+        # The class has changed, or was never looked at.
+        cls = type(self.hook)
+        self.cls = <PyTypeObject*>cls
+        self.has_before = _defines(cls, "before_run")
+        self.has_after = _defines(cls, "after_run")
+        self.known = self.trigger is not None and definitions_known(self.hook, ("before_run", "after_run"), ())
+        self.tag = type_tag(self.cls)
+        return 0
+
+    cdef int before(self, Clock* clock, unsigned long* generation) except -1:
+        cdef HookTrigger trigger = self.trigger
+        cdef PyObject* fields
+        cdef PyObject* tensor
+        cdef int decision
+        if self.compiled:
+            if not is_stock(trigger):
+                return ACT
+            decision = trigger.before(NULL, clock)
+            tensor = trigger.quiet_tensor(NULL)
+            if decision == QUIET and tensor is not <PyObject*>self.tensor and not (
+                    tensor is NULL and self.tensor is None):
+                self.expect(trigger, tensor)
+                generation[0] += 1
+            return decision
+        self.changed()
+        if self.has_before and not self.known:
+            return ACT
+        fields = instance_dict(<PyObject*>self.hook)
+        if fields is NULL:
+            return ACT if self.known else QUIET
+        try:
+            if self.is_set(fields):
+                return ACT
+            if not self.known:
+                return QUIET
+            decision = trigger.before(fields, clock)
+            self.version = dict_version(fields)
+            if decision == QUIET:
+                tensor = trigger.quiet_tensor(fields)
+                if tensor is not <PyObject*>self.tensor and not (tensor is NULL and self.tensor is None):
+                    self.expect(trigger, tensor)
+                    generation[0] += 1
+            return decision
+        finally:
+            Py_DECREF(<object>fields)
+
+    cdef int expect(self, HookTrigger trigger, PyObject* tensor) except -1:
+        # The hook asks for another tensor than before on its quiet steps.
+        wanted = None if tensor is NULL else <object>tensor
+        self.request = None if wanted is None else trigger.quiet_fetches(wanted)
+        self.tensor = wanted
+        return 0
+
+    cdef bint changed(self) except -1:
+        if (<PyObject*>self.hook).ob_type is self.cls and type_tag(self.cls) == self.tag and self.tag != 0:
+            return False
+        self.look()
+        return True
+
+    cdef int after(self, PyObject* value, Clock* clock, bint look_again) except -1:
+        cdef HookTrigger trigger = self.trigger
+        cdef PyObject* fields
+        cdef int decision
+        if self.compiled:
+            return ACT if look_again and not is_stock(trigger) else trigger.after(NULL, value, clock)
+        if self.known:
+            if look_again and self.changed():
+                return ACT
+            fields = instance_dict(<PyObject*>self.hook)
+            if fields is NULL:
+                return ACT
+            try:
+                if look_again and self.is_set(fields):
+                    return ACT
+                decision = trigger.after(fields, value, clock)
+                self.version = dict_version(fields)
+                return decision
+            finally:
+                Py_DECREF(<object>fields)
+        if self.has_after or (look_again and self.changed()):
+            return ACT
+        if look_again:
+            fields = instance_dict(<PyObject*>self.hook)
+            if fields is not NULL:
+                decision = ACT if self.is_set(fields) else QUIET
+                Py_DECREF(<object>fields)
+                return decision
+        return QUIET
+
+    cdef int after_read(self, object value, Clock* clock) except -1:
+        cdef PyObject* fields = NULL if self.compiled else instance_dict(<PyObject*>self.hook)
+        try:
+            return self.trigger.after_read(fields, <PyObject*>value, clock)
+        finally:
+            if fields is not NULL:
+                Py_DECREF(<object>fields)
+
+    cdef bint is_set(self, PyObject* fields) except -1:
+        # Whether a method was set on the object itself.
+        cdef unsigned long long version = dict_version(fields)
+        if version == self.version and version != 0:
+            return False
+        if (PyDict_GetItemWithError(<object>fields, "before_run") is not NULL
+                or PyDict_GetItemWithError(<object>fields, "after_run") is not NULL):
+            return True
+        self.version = version
+        return False
+
+
+def _defines(cls, name):
+    # Whether calling this method can do anything: a hook that overrides nothing is not called.
+    if cls.__getattribute__ is not object.__getattribute__ or hasattr(cls, "__getattr__"):
+        return True
+    for base in cls.__mro__:
+        if name in base.__dict__:
+            return base.__dict__[name] is not _idle_methods[name]
+    return True

@@ -1,0 +1,160 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""`SecondOrStepTimer`, and one look at a timer of any class.
+
+The rule is that of TensorFlow's `SecondOrStepTimer`, attribute names included. For numbers that do not occur on every
+step (a float step, a Decimal period) the compiled rule does not answer, and the Python method does.
+"""
+
+import numbers
+import time
+
+cimport numpy as cnp
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport INT32_MAX, int64_t
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+
+from fasthooks._guard cimport Watched, definitions_known, instance_dict, is_stock, type_tag
+from fasthooks._number cimport as_number, as_step, is_int32
+
+cnp.import_array()
+
+# Timer classes in plain Python whose attributes a view may read: those with the rule of `Timer` (value False) and those
+# that never trigger (value True). Set by `configure`.
+cdef dict _plain_timers = {}
+
+
+def configure(dict plain_timers not None):
+    """Tells which timer classes in plain Python have a known rule.
+
+    Args:
+      plain_timers: Class to bool: False for the rule of `SecondOrStepTimer`, True for one that never triggers.
+    """
+    _plain_timers.update(plain_timers)
+
+
+cdef dict _time_names = time.__dict__
+cdef object _builtin_clock_object = time.time
+cdef PyObject* _builtin_clock = <PyObject*>_builtin_clock_object
+
+
+cdef int read_clock(Clock* clock) except -1:
+    cdef timespec wall
+    cdef PyObject* reader
+    # `time.time` is looked up each time: programs and tests replace it.
+    if not clock.known:
+        clock.known = True
+        reader = PyDict_GetItemWithError(_time_names, "time")
+        if reader is _builtin_clock:
+            # What `time.time` itself does, without the call.
+            clock_gettime(CLOCK_REALTIME, &wall)
+            clock.now = <double>(<int64_t>wall.tv_sec * 1000000000 + wall.tv_nsec) / 1e9
+            clock.usable = True
+            return True
+        now = time.time()
+        clock.usable = as_number(<PyObject*>now, &clock.now)
+        if not clock.usable and isinstance(now, numbers.Real):
+            clock.now = float(now)
+            clock.usable = True
+    return clock.usable
+
+
+cdef int timer_rule(PyObject* every_secs, PyObject* every_steps, PyObject* last_step, PyObject* last_time,
+                    int64_t step, Clock* clock) except -1:
+    # All objects are read before the clock is: that call may run any Python code and free them.
+    cdef int64_t last, whole_steps
+    cdef double secs, steps, then = 0
+    cdef bint in_secs = every_secs is not NULL and every_secs is not <PyObject*>None
+    cdef bint in_steps = every_steps is not NULL and every_steps is not <PyObject*>None
+    cdef bint whole = in_steps and as_step(every_steps, &whole_steps)
+    if last_step is <PyObject*>None:
+        return ACT
+    if not as_step(last_step, &last):
+        return ODD
+    if last == step:
+        return QUIET
+    if in_steps and not whole and not as_number(every_steps, &steps):
+        return ODD
+    if whole and whole_steps > INT32_MAX and is_int32(last_step):
+        return ODD
+    if in_secs:
+        if not as_number(every_secs, &secs) or not as_number(last_time, &then) or not read_clock(clock):
+            return ODD
+        if clock.now >= then + secs:
+            return ACT
+    if whole:
+        return ACT if step >= last + whole_steps else QUIET
+    return ACT if in_steps and step >= last + steps else QUIET
+
+
+cdef class Timer(Watched):
+    """Compiled part of `SecondOrStepTimer`: the same decisions for the numbers that occur on every step."""
+
+    cdef tuple watched_methods(self):
+        return "should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset"
+
+    cdef tuple watched_fields(self):
+        return "_every_secs", "_every_steps", "_last_triggered_step", "_last_triggered_time"
+
+    def should_trigger_for_step(self, step):
+        """Returns whether the timer triggers for `step`.
+
+        Args:
+          step: Global step or iteration number, an integer.
+
+        Returns:
+          True on the first call; False for the step that triggered last; else whether `every_steps` steps or
+          `every_secs` seconds have passed since the last trigger. every_steps=3, first trigger at 1: true at 4, 7, 10.
+        """
+        cdef int64_t number
+        cdef Clock clock
+        cdef int decision
+        if as_step(<PyObject*>step, &number) and is_stock(self):
+            clock.known = False
+            decision = timer_rule(<PyObject*>self._every_secs, <PyObject*>self._every_steps,
+                                  <PyObject*>self._last_triggered_step, <PyObject*>self._last_triggered_time,
+                                  number, &clock)
+            if decision != ODD:
+                return decision == ACT
+        return super(Timer, self).should_trigger_for_step(step)
+
+
+cdef class TimerView:
+    """One look at a timer of any class: ours, TensorFlow's, or somebody's own (which always means ACT)."""
+
+    def __init__(self, timer):
+        self.timer = timer
+        if isinstance(timer, Timer):
+            self.compiled = timer
+        elif type(timer) in _plain_timers:
+            self.never = _plain_timers[type(timer)]
+            if definitions_known(timer, ("should_trigger_for_step",), ()):
+                self.cls = (<PyObject*>timer).ob_type
+                self.tag = type_tag(self.cls)
+
+    cdef int decide(self, int64_t step, Clock* clock) except -1:
+        cdef Timer compiled = self.compiled
+        cdef PyObject* fields
+        if compiled is not None:
+            if not is_stock(compiled):
+                return ACT
+            return timer_rule(<PyObject*>compiled._every_secs, <PyObject*>compiled._every_steps,
+                              <PyObject*>compiled._last_triggered_step, <PyObject*>compiled._last_triggered_time,
+                              step, clock)
+        if self.tag == 0 or (<PyObject*>self.timer).ob_type is not self.cls or type_tag(self.cls) != self.tag:
+            return ACT
+        fields = instance_dict(<PyObject*>self.timer)
+        if fields is NULL:
+            return ACT
+        try:
+            if PyDict_GetItemWithError(<object>fields, "should_trigger_for_step") is not NULL:
+                return ACT
+            if self.never:
+                return QUIET
+            return timer_rule(PyDict_GetItemWithError(<object>fields, "_every_secs"),
+                              PyDict_GetItemWithError(<object>fields, "_every_steps"),
+                              PyDict_GetItemWithError(<object>fields, "_last_triggered_step"),
+                              PyDict_GetItemWithError(<object>fields, "_last_triggered_time"), step, clock)
+        finally:
+            Py_DECREF(<object>fields)

@@ -1,0 +1,76 @@
+"""A program that uses the public API, for the type checker alone: `test_public_api.py` runs mypy over it."""
+
+from typing import Any, Literal
+
+from typing_extensions import assert_type
+
+import fasthooks as fh
+
+
+class PrintLoss(fh.SessionRunHook):
+    """A hook of the user's own."""
+
+    def before_run(self, run_context: fh.SessionRunContext) -> fh.SessionRunArgs:
+        return fh.SessionRunArgs("loss:0")
+
+    def after_run(self, run_context: fh.SessionRunContext, run_values: fh.SessionRunValues) -> None:
+        print(run_values.results)
+        run_context.request_stop()
+
+
+class EvenSteps(fh.SecondOrStepTimer):
+    """A timer of the user's own."""
+
+    def should_trigger_for_step(self, step: int) -> bool:
+        return step % 2 == 0 and bool(super().should_trigger_for_step(step))
+
+
+def hooks(loss: Any, scaffold: fh.Scaffold) -> list[Any]:
+    return [
+        fh.StopAtStepHook(last_step=1000),
+        fh.StopAtStepHook(num_steps=1000),
+        fh.StepCounterHook(every_n_steps=100, output_dir="logs"),
+        fh.StepCounterHook(every_n_steps=None, every_n_secs=0.5),
+        fh.LoggingTensorHook({"loss": loss}, every_n_iter=100, formatter=str),
+        fh.LoggingTensorHook([loss], at_end=True),
+        fh.NanTensorHook(loss, fail_on_nan_loss=False),
+        fh.SummarySaverHook(save_steps=10, output_dir="logs", summary_op=loss),
+        fh.SummarySaverHook(save_secs=1.5, output_dir="logs", scaffold=scaffold),
+        fh.CheckpointSaverHook("model", save_secs=600, listeners=[fh.CheckpointSaverListener()]),
+        fh.GlobalStepWaiterHook(100),
+        fh.FinalOpsHook(loss),
+        fh.FeedFnHook(dict),
+        fh.ProfilerHook(save_steps=1000, output_dir="profile", show_memory=True),
+        fh.WandbHook(steps_per_log=100),
+        PrintLoss(),
+    ]
+
+
+def train(loss: Any, train_op: Any, scheduling: Literal["auto", "pool", "inline"] = "auto") -> dict[str, Any]:
+    scaffold = fh.Scaffold()
+    with fh.MonitoredTrainingSession(checkpoint_dir="model", hooks=hooks(loss, scaffold), scheduling=scheduling) as session:
+        while not session.should_stop():
+            session.run(train_op, feed_dict={"x:0": 1.0})
+        session.run(loss, hooks=False)
+        session.run([loss], None, hooks=[])
+        session.run_step_fn(lambda step_context: step_context.run_with_hooks(loss))
+        assert_type(session.report(), dict[str, Any])
+        assert_type(session.recoveries, int)
+        return session.report()
+
+
+def evaluate(loss: Any) -> Any:
+    creator = fh.ChiefSessionCreator(fh.Scaffold(), checkpoint_dir="model")
+    with fh.MonitoredSession(creator, hooks=[PrintLoss()], stop_grace_period_secs=10, scheduling="pool") as session:
+        assert_type(session.should_stop(), bool)
+        session.run_without_hooks(loss)
+    with fh.SingularMonitoredSession([PrintLoss()], checkpoint_dir="model") as single:
+        single.raw_session().run(loss)
+        return single.run(loss)
+
+
+def time_it() -> bool:
+    timer = fh.SecondOrStepTimer(every_steps=3)
+    timer.update_last_triggered_step(1)
+    assert_type(fh.__version__, str)
+    return timer.should_trigger_for_step(4) or EvenSteps(every_secs=1.5).should_trigger_for_step(4)
