@@ -32,6 +32,8 @@ cdef type _Event = threading.Event
 # Methods that the short way goes round.
 cdef tuple _link_methods = ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
                             "_raise_if_feeds_intersects", "raise_requested_exception")
+cdef ClassGuard _monitored_guard = ClassGuard(
+    monitored_session._MonitoredSession, monitored_session, ("run", "should_stop"))
 cdef ClassGuard _recoverable_guard = ClassGuard(
     _RecoverableSession, monitored_session, ("run", "should_stop", "_check_stop"))
 cdef ClassGuard _coordinated_guard = ClassGuard(
@@ -111,8 +113,6 @@ cdef class HookedSessionBase:
                 raise error
             fetches = call.fetches
             hooks = call.hooks
-        if self.should_stop():
-            raise RuntimeError("Run called even after should_stop requested.")
         if hooks is not None:
             return self.run_subset(hooks, fetches, feed_dict, options, run_metadata)
         dispatcher = self.current_dispatcher()
@@ -120,6 +120,8 @@ cdef class HookedSessionBase:
             self.cache.steps += 1
             self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
             return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
+        if self.should_stop():
+            raise RuntimeError("Run called even after should_stop requested.")
         return dispatcher.step(self, fetches, feed_dict)
 
     def run_subset(self, hooks, fetches, feed_dict, options, run_metadata):
@@ -138,6 +140,8 @@ cdef class HookedSessionBase:
             if not any(hook is other for hook in chosen):
                 raise ValueError(f"hooks must be False or a list of hooks of this session; got {other!r}.")
         self.current_dispatcher()
+        if options is None and run_metadata is None and self.should_stop():
+            raise RuntimeError("Run called even after should_stop requested.")
         if options is not None or run_metadata is not None or self.is_patched():
             self.cache.steps += 1
             self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
@@ -156,7 +160,9 @@ cdef class HookedSessionBase:
         try:
             super(HookedSessionBase, self).close()
         finally:
-            self.cache.clear()
+            # Somebody may hold this object for long; the raw session, and with it its memory, is not to wait for that.
+            self.cache = PlanCache(None, self.scheduling)
+            self.dispatcher = HookDispatcher(None, self._hooks, self.cache)
             self.subsets = {}
 
     def report(self):
@@ -195,6 +201,7 @@ cdef class SessionRunner:
         # The chain, or None if a link may do something of its own.
         cdef Chain chain = self.chain
         if (chain is not None and chain.outer is self._sess and chain.is_as_it_was()
+                and type(chain.hooked) is _our_guard.cls and _monitored_guard.intact()
                 and _recoverable_guard.intact() and _coordinated_guard.intact() and _our_guard.intact()):
             return chain
         return self.look()
@@ -216,7 +223,7 @@ cdef class SessionRunner:
         if (type(link._sess) is not _our_guard.cls
                 or (<HookedSessionBase>link._sess).is_patched() or type(coordinator) is not _Coordinator
                 or type(coordinator._stop_event) is not _Event or _sets_method(vars(coordinator))
-                or not (_recoverable_guard.intact() and _coordinated_guard.intact())):
+                or not (_monitored_guard.intact() and _recoverable_guard.intact() and _coordinated_guard.intact())):
             return None
         chain.hooked = link._sess
         chain.coordinator_fields = coordinator.__dict__
@@ -259,7 +266,7 @@ cdef class SessionRunner:
                     # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for the
                     # chain to say: it gets the same call, and meets the error where it would have met it.
                     fetches = Call(fetches, None, error)
-        return self._sess.run(fetches, feed_dict=feed_dict, options=options, run_metadata=run_metadata)
+        return super(SessionRunner, self).run(fetches, feed_dict, options, run_metadata)
 
     def run_without_hooks(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs one step that no hook sees; recovery and the stop check stay. Arguments as `run`."""

@@ -30,7 +30,7 @@ cdef class HookDispatcher:
     cdef object step(self, object session, object fetches, object feed_dict)
     cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, object fetches, object feed_dict,
                            Clock* clock)
-    cdef object finish(self, object session, list slots, Py_ssize_t first, list acted, PreparedStep prepared,
+    cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
                        list values, object context, object options, object metadata, Clock* clock)
     cdef object read(self, object tensor)
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict)

@@ -34,8 +34,8 @@ cdef object _new_tuple = tuple.__new__
 cdef object _new_object = object.__new__
 
 # Methods that a step does not call because it does what they do.
-cdef ClassGuard _session_guard = ClassGuard(
-    _Session, session_lib, ("run", "_run", "_do_run", "_call_tf_sessionrun", "_extend_graph"))
+cdef tuple _session_methods = ("run", "_run", "_do_run", "_call_tf_sessionrun", "_extend_graph")
+cdef ClassGuard _session_guard = ClassGuard(_Session, session_lib, _session_methods)
 cdef ClassGuard _hooked_guard = ClassGuard(
     _HookedSession, monitored_session,
     ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options", "_raise_if_feeds_intersects"))
@@ -113,8 +113,9 @@ cdef class HookDispatcher:
             return False
         version = dict_version(<PyObject*>self.raw_fields)
         if version != self.raw_version or version == 0:
-            if PyDict_Contains(self.raw_fields, "run"):
-                return False
+            for name in _session_methods:
+                if PyDict_Contains(self.raw_fields, name):
+                    return False
             self.raw_version = version
         return True
 
@@ -174,7 +175,7 @@ cdef class HookDispatcher:
             value = NULL if index < 0 else PyList_GET_ITEM(values, index)
             if (<Slot>PyTuple_GET_ITEM(slots, i)).after(value, &clock, False) != QUIET:
                 context = new_context(fetches, feed_dict, self.raw)
-                self.finish(session, list(slots), i, [False] * n, prepared, values, context, None, None, &clock)
+                self.finish(session, slots, i, [False] * n, prepared, values, context, None, None, &clock)
                 break
         return (<Template>prepared.plan.parts[0]).build(values)
 
@@ -215,24 +216,32 @@ cdef class HookDispatcher:
                            Clock* clock):
         # Hook number `first` has something to do before the run; those before it are quiet.
         cdef object context = new_context(fetches, feed_dict, self.raw)
-        cdef list active = list(slots[:first])
-        cdef list requests = [fetches] + [(<Slot>slot).request for slot in active]
+        cdef Py_ssize_t i, place
+        cdef list requests = [fetches]
         cdef list acted = [False] * first
         cdef object hooks = self.hooks
+        cdef object active = slots
         cdef dict hook_feeds = None
         cdef object options = None
         cdef object user_feeds = feed_dict
         cdef PreparedStep prepared = None
         cdef list values, feeds = None
         cdef Slot slot
-        cdef Py_ssize_t i = first, place
         cdef bint unplanned = False
+        for i in range(first):
+            requests.append((<Slot>PyTuple_GET_ITEM(slots, i)).request)
+        i = first
         # The list is live: a hook may append others while it is called.
         while i < len(hooks):
             hook = hooks[i]
-            place = _place(slots, i, hook)
-            slot = <Slot>slots[place] if place >= 0 else Slot(hook)
-            active.append(slot)
+            if active is slots and i < len(slots) and (<Slot>PyTuple_GET_ITEM(slots, i)).hook is hook:
+                slot = <Slot>PyTuple_GET_ITEM(slots, i)
+            else:
+                place = _place(slots, i, hook)
+                slot = <Slot>slots[place] if place >= 0 else Slot(hook)
+                if active is slots:
+                    active = list(slots[:i])
+                (<list>active).append(slot)
             i += 1
             if slot.before(clock, &self.generation) == QUIET:
                 acted.append(False)
@@ -244,16 +253,20 @@ cdef class HookDispatcher:
                 requests.append(None)
                 continue
             requests.append(request.fetches)
-            if request.feed_dict:
+            feed = request.feed_dict
+            if feed:
                 if hook_feeds is None:
                     hook_feeds = {}
-                session._raise_if_feeds_intersects(hook_feeds, request.feed_dict, "Same tensor is fed by two hooks.")
-                hook_feeds.update(request.feed_dict)
-            if request.options:
+                session._raise_if_feeds_intersects(hook_feeds, feed, "Same tensor is fed by two hooks.")
+                hook_feeds.update(feed)
+            asked = request.options
+            if asked:
                 if options is None:
                     options = _RunOptions()
-                session._merge_run_options(options, request.options)
+                session._merge_run_options(options, asked)
             unplanned = unplanned or (self.needs_metadata and slot.has_after and slot.trigger is None)
+        if active is slots and len(acted) < len(slots):
+            active = list(slots[:len(acted)])
         if hook_feeds:
             if user_feeds:
                 session._raise_if_feeds_intersects(user_feeds, hook_feeds,
@@ -292,7 +305,7 @@ cdef class HookDispatcher:
         self.finish(session, active, 0, acted, prepared, values, context, None, None, clock)
         return (<Template>prepared.plan.parts[0]).build(values)
 
-    cdef object finish(self, object session, list slots, Py_ssize_t first, list acted, PreparedStep prepared,
+    cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
                        list values, object context, object options, object metadata, Clock* clock):
         # Calls `after_run` where there is something to do, from hook number `first` on. `values` are those of a plan,
         # or, without one, what `Session.run` returned.

@@ -320,10 +320,6 @@ cdef class PlanCache:
         self.plans = {}
         self.declined = {}
 
-    def clear(self):
-        """Drops all plans. A callable that a thread is still in is released when that thread leaves it."""
-        self.plans.clear()
-
     def describe(self):
         """Returns a list of dicts, one for each plan, in the order in which they were made."""
         return [plan.describe() for plan in list(self.plans.values()) if isinstance(plan, Plan)]

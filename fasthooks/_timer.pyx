@@ -20,6 +20,9 @@ from fasthooks._number cimport as_number, as_step, is_int32
 
 cnp.import_array()
 
+cdef extern from "Python.h":
+    void* PyCFunction_GetFunction(PyObject*) noexcept
+
 # Timer classes in plain Python whose attributes a view may read: those with the rule of `Timer` (value False) and those
 # that never trigger (value True). Set by `configure`.
 cdef dict _plain_timers = {}
@@ -37,6 +40,7 @@ def configure(dict plain_timers not None):
 cdef dict _time_names = time.__dict__
 cdef object _builtin_clock_object = time.time
 cdef PyObject* _builtin_clock = <PyObject*>_builtin_clock_object
+cdef void* _builtin_function = PyCFunction_GetFunction(_builtin_clock)
 
 
 cdef int read_clock(Clock* clock) except -1:
@@ -46,8 +50,8 @@ cdef int read_clock(Clock* clock) except -1:
     if not clock.known:
         clock.known = True
         reader = PyDict_GetItemWithError(_time_names, "time")
-        if reader is _builtin_clock:
-            # What `time.time` itself does, without the call.
+        if reader is _builtin_clock and PyCFunction_GetFunction(reader) == _builtin_function:
+            # What `time.time` itself does, without the call. Some test tools exchange the function inside the object.
             clock_gettime(CLOCK_REALTIME, &wall)
             clock.now = <double>(<int64_t>wall.tv_sec * 1000000000 + wall.tv_nsec) / 1e9
             clock.usable = True

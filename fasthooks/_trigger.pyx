@@ -217,7 +217,7 @@ cdef class StepCounterTrigger(GlobalStepTrigger):
         cdef PyObject* last = live(fields, <PyObject*>self._last_global_step, "_last_global_step")
         if (not as_step(value, &step)
                 or not as_step(live(fields, <PyObject*>self._steps_per_run, "_steps_per_run"), &per_run)
-                or (is_int32(value) and per_run > INT32_MAX // 2)):
+                or (is_int32(value) and not -(INT32_MAX // 2) < per_run < INT32_MAX // 2)):
             return ACT
         if last is not <PyObject*>None and (not as_step(last, &previous) or previous == step):
             return ACT
@@ -344,7 +344,7 @@ cdef class CheckpointSaverTrigger(GlobalStepTrigger):
         cdef int64_t step, per_run
         if (not as_step(value, &step)
                 or not as_step(live(fields, <PyObject*>self._steps_per_run, "_steps_per_run"), &per_run)
-                or (is_int32(value) and per_run > INT32_MAX // 2)):
+                or (is_int32(value) and not -(INT32_MAX // 2) < per_run < INT32_MAX // 2)):
             return ACT
         if self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step + per_run, clock) == QUIET:
             return QUIET
@@ -372,12 +372,9 @@ cdef class GlobalStepWaiterTrigger(HookTrigger):
 cdef class WandbTrigger(GlobalStepTrigger):
     """Acts on the first run, and on the run that is expected to reach the next multiple of `_steps_per_log`.
 
-    The step of a run is known only after it. It is expected to grow as it last grew; a multiple that is passed without
-    being expected is made up for on the next run.
+    The step of a run is known only after it. It is expected to grow as it last grew, at first as `_increment` was set; a
+    multiple that is passed without being expected is made up for on the next run.
     """
-
-    def __cinit__(self):
-        self._increment = 1
 
     cdef tuple watched_fields(self):
         return "_global_step_tensor", "_steps_per_log", "_seen", "_increment", "_next_row"

@@ -3,6 +3,7 @@
 import sys
 
 import tensorflow.compat.v1 as tf
+from tensorflow.python.framework import tensor_util
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
 from fasthooks import _guard, _trigger
@@ -15,6 +16,22 @@ def _import_wandb():
     except ImportError as error:
         raise ImportError("WandbHook needs the wandb package: pip install 'fasthooks[wandb]'") from error
     return wandb
+
+
+def _constant_increment(global_step):
+    """Returns the largest constant that the graph adds to the global step; None if it shows none."""
+    # The ops take a resource variable's handle, or the reference itself; a plain tensor is nobody's counter.
+    target = getattr(global_step, "handle", None)
+    if target is None:
+        target = getattr(global_step, "op", None) and global_step.op.outputs[0]
+    added = [
+        tensor_util.constant_value(op.inputs[1])
+        for op in (target.consumers() if target is not None else ())
+        if op.type in ("AssignAdd", "AssignAddVariableOp") and op.inputs[0] is target
+    ]
+    if not added or None in added:
+        return None
+    return int(max(added))
 
 
 class _Rows(SessionRunHook):
@@ -64,7 +81,9 @@ class WandbHook(PlainMethods, _trigger.WandbTrigger, _Rows):
     exactly, logs 0, 7000.
 
     Compatibility: wandb's own hook computes the summary on every run; this one on the first run after session creation
-    and on those whose row is logged. At the end it commits the last row, which wandb's leaves to `run.finish()`. After
+    and on those whose row is logged. It expects the step to grow as it last grew, at first by the constant that the
+    graph adds to it (if the graph shows none, the summary is computed on the second run too); a multiple that is passed
+    against this expectation is logged on the next run. At the end it commits the last row, which wandb's leaves to `run.finish()`. After
     a recovery to an earlier step no row is logged until the step is past the last row's.
     """
 
@@ -94,12 +113,12 @@ class WandbHook(PlainMethods, _trigger.WandbTrigger, _Rows):
         if self._global_step_tensor is None:
             raise RuntimeError("Global step should be created to use WandbHook.")
         self._next_row = None
-        self._increment = 1
         self._uncommitted = False
 
     def after_create_session(self, session, coord):
         # The step may have gone back; `_next_row` has not.
         self._seen = None
+        self._increment = _constant_increment(self._global_step_tensor)
 
 
 def trigger_for(hook):
@@ -112,6 +131,7 @@ def trigger_for(hook):
     _guard.know_class(type(hook))
     trigger = _trigger.WandbPeerTrigger()
     trigger._global_step_tensor = tf.train.get_global_step()
+    trigger._increment = _constant_increment(trigger._global_step_tensor)
     return trigger
 
 

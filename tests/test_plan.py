@@ -285,7 +285,7 @@ PLANNED = {
     "namedtuple": lambda w: Pair(w.vector, w.op),
     "namedtuple of its own": lambda w: Triple(w.vector, [w.op, w.scalar]),
     "SparseTensorValue of tensors": lambda w: v1.SparseTensorValue(w.vector, w.scalar, w.text),
-    "dict": lambda w: {"b": w.vector, "a": w.op, 3: w.scalar, 3.5: w.text, True: w.texts, b"k": w.empty},
+    "dict": lambda w: {"b": w.vector, "a": w.op, 3: w.scalar, True: w.texts, b"k": w.empty},
     "dict with object keys": lambda w: {w.key: w.vector, None: w.op, Pair: w.scalar},
     "OrderedDict": lambda w: collections.OrderedDict([("b", w.vector), ("a", w.op)]),
     "defaultdict": lambda w: collections.defaultdict(list, b=w.vector, a=w.op),
@@ -318,6 +318,7 @@ ODD = {
     "attrs": lambda w: Attrs(w.vector, [w.op]),
     "attrs class": lambda w: Attrs,
     "own element": lambda w: OwnElement(w.vector),
+    "dict with float keys": lambda w: {3.5: w.vector, -0.0: w.scalar},
     "dict with tuple keys": lambda w: {("a", 1): w.vector},
     "session handle": lambda w: w.handle,
     "session handle within": lambda w: [w.vector, w.handle],
@@ -892,8 +893,9 @@ def test_feed_dict_in_another_order(feed_worlds):
 def test_feeds_come_and_go(feed_worlds):
     # The plans of one set of fetches with other feeds are different plans.
     def step(world):
-        keys = [{}, {world.constant: ones}, {world.doubled: ones}, {world.constant: ones, world.doubled: 2 * ones}, None]
-        return [world.run(world.sum, {world.feed["f3"]: ones, **(more or {})}) for more in keys]
+        both = {world.constant: ones, world.doubled: 2 * ones}
+        return [world.run(world.sum, {world.feed["f3"]: ones, **more})
+                for more in ({}, {world.constant: ones}, {world.doubled: ones}, both, {})]
     assert_same(feed_worlds, step, 5)
 
 
@@ -1149,8 +1151,8 @@ def test_ops_added_later(fetch_worlds):
         world.graph._unsafe_unfinalize()
         with world.graph.as_default():
             later = tf.add(world.vector, 1.0, name="later")
-        return [before, wrong, [world.run(fetches) for fetches in
-                                ("later:0", later, [later, world.vector], [world.vector, world.op]) for _ in range(RUNS)]]
+        kinds = ("later:0", later, [later, world.vector], [world.vector, world.op])
+        return [before, wrong, [world.run(fetches) for fetches in kinds for _ in range(RUNS)]]
     assert_same(fetch_worlds, grow, 1)
     made = {mode: fetch_worlds[mode].session.report()["plans_made"] for mode in MODES}
     assert_same(fetch_worlds, lambda world: world.run([world.vector, world.op]))

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.client import pywrap_tf_session
-from test_plan import MODES, RUNS, Callables, World, assert_same, build_many, close, make_worlds, outcome, run_sets, seen
+from test_plan import (MODES, RUNS, Callables, World, assert_same, build_many, close, make_worlds, outcome, run_sets,
+                       seen)
 
 v1 = tf.compat.v1
 
@@ -417,6 +418,7 @@ def leave_open():
         sys.modules[f"kept by {mode}"] = world, *blocker.start(world)
 
 
-@pytest.mark.parametrize("scenario", [threads_inside, lose_native_session, fork, leave_open], ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize("scenario", [threads_inside, lose_native_session, fork, leave_open],
+                         ids=lambda scenario: scenario.__name__)
 def test_apart(scenario):
     run_apart(scenario)

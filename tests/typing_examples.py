@@ -48,7 +48,9 @@ def hooks(loss: Any, scaffold: fh.Scaffold) -> list[Any]:
 
 def train(loss: Any, train_op: Any, scheduling: Literal["auto", "pool", "inline"] = "auto") -> dict[str, Any]:
     scaffold = fh.Scaffold()
-    with fh.MonitoredTrainingSession(checkpoint_dir="model", hooks=hooks(loss, scaffold), scheduling=scheduling) as session:
+    session = fh.MonitoredTrainingSession(checkpoint_dir="model", hooks=hooks(loss, scaffold), scheduling=scheduling)
+    assert_type(session, fh.MonitoredSession)
+    with session:
         while not session.should_stop():
             session.run(train_op, feed_dict={"x:0": 1.0})
         session.run(loss, hooks=False)
@@ -61,7 +63,8 @@ def train(loss: Any, train_op: Any, scheduling: Literal["auto", "pool", "inline"
 
 def evaluate(loss: Any) -> Any:
     creator = fh.ChiefSessionCreator(fh.Scaffold(), checkpoint_dir="model")
-    with fh.MonitoredSession(creator, hooks=[PrintLoss()], stop_grace_period_secs=10, scheduling="pool") as session:
+    session = fh.MonitoredSession(creator, hooks=[PrintLoss()], stop_grace_period_secs=10, scheduling="pool")
+    with session:
         assert_type(session.should_stop(), bool)
         session.run_without_hooks(loss)
     with fh.SingularMonitoredSession([PrintLoss()], checkpoint_dir="model") as single:

@@ -1,0 +1,207 @@
+"""What a user sees of the package: names, documentation, imports, versions, types."""
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import tensorflow as tf
+
+import fasthooks as fh
+
+HERE = pathlib.Path(__file__).resolve().parent
+PACKAGE = pathlib.Path(fh.__file__).resolve().parent
+COMPILED = sorted(path.stem for path in PACKAGE.glob("_*.pyx"))
+# The contract's list: TensorFlow's names, and one of ours.
+TENSORFLOWS = """
+    SessionRunHook SessionRunArgs SessionRunContext SessionRunValues MonitoredSession MonitoredTrainingSession
+    SingularMonitoredSession Scaffold SessionCreator ChiefSessionCreator WorkerSessionCreator StopAtStepHook StepCounterHook
+    LoggingTensorHook CheckpointSaverHook CheckpointSaverListener SummarySaverHook NanTensorHook NanLossDuringTrainingError
+    GlobalStepWaiterHook FinalOpsHook FeedFnHook ProfilerHook SecondOrStepTimer""".split()
+OURS = [name for name in TENSORFLOWS if getattr(fh, name, None) is not getattr(tf.compat.v1.train, name)] + ["WandbHook"]
+
+
+def run_python(program):
+    """Runs a program in a fresh interpreter; returns the finished process."""
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
+
+
+def test_all_has_the_contracts_names():
+    assert set(fh.__all__) >= {*TENSORFLOWS, "WandbHook"}
+    assert list(fh.__all__) == sorted(set(fh.__all__))
+    assert all(hasattr(fh, name) for name in fh.__all__)
+
+
+def test_no_public_name_is_missing_from_all():
+    public = {name for name, value in vars(fh).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert public == set(fh.__all__)
+
+
+@pytest.mark.parametrize("name", TENSORFLOWS)
+def test_names_stand_for_tensorflows(name):
+    ours, stock = getattr(fh, name), getattr(tf.compat.v1.train, name)
+    assert ours.__name__ == name
+    if isinstance(stock, type):
+        assert issubclass(ours, stock)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_arguments_are_tensorflows(name):
+    if name == "WandbHook":
+        from wandb.integration.tensorflow import WandbHook as stock
+    else:
+        stock = getattr(tf.compat.v1.train, name)
+    ours = [parameter.replace(annotation=inspect.Parameter.empty)
+            for parameter in inspect.signature(getattr(fh, name)).parameters.values()]
+    theirs = list(inspect.signature(stock).parameters.values())
+    # What is ours alone can only be given by name.
+    assert [one for one in ours if one.kind is not inspect.Parameter.KEYWORD_ONLY] == theirs
+    extra = {one.name for one in ours} - {one.name for one in theirs}
+    assert extra == ({"scheduling"} if name.endswith("Session") else set())
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_docstrings(name):
+    documented = getattr(fh, name)
+    text = documented.__doc__
+    assert re.match(r"\S.*\.(\n|$)| *\S.*; see `", text), text
+    for parameter in set(inspect.signature(documented).parameters) - {"args", "kwargs"}:
+        assert re.search(rf"\b{parameter}\b", text) or "are those of `tf.compat.v1.train" in text, parameter
+    if inspect.isclass(documented):
+        assert "Args:" in text
+    assert text != getattr(getattr(tf.compat.v1.train, name, None), "__doc__", None)
+
+
+@pytest.mark.parametrize("name", ["run", "run_without_hooks", "should_stop", "raw_session", "report", "recoveries"])
+def test_docstrings_of_session_methods(name):
+    found = inspect.getattr_static(fh.MonitoredSession, name)
+    assert inspect.getdoc(found)
+
+
+def test_version_is_that_of_the_metadata():
+    assert fh.__version__ == importlib.metadata.version("fasthooks")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", fh.__version__)
+
+
+def test_without_tensorflow_one_line_says_what_to_install():
+    done = run_python("""
+        import sys
+        sys.modules["tensorflow"] = None
+        import fasthooks
+    """)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == ("ImportError: fasthooks needs TensorFlow 2.15 to 2.21: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'")
+
+
+def test_a_broken_tensorflow_is_not_taken_for_a_missing_one(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("import something_that_is_not_there\n")
+    done = run_python(f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        import fasthooks
+    """)
+    assert done.stderr.strip().splitlines()[-1] == "ModuleNotFoundError: No module named 'something_that_is_not_there'"
+
+
+def test_import_brings_no_optional_package():
+    done = run_python("""
+        import sys
+        import tensorflow
+        before = set(sys.modules)
+        import fasthooks
+        for name in fasthooks.__all__:
+            getattr(fasthooks, name)
+        added = {name.partition(".")[0] for name in set(sys.modules) - before}
+        print(sorted(added & {"wandb", "sklearn", "rich", "pytest", "tqdm", "hypothesis", "Cython", "psutil", "tensorflow_estimator"}))
+    """)
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
+
+
+# Stubs
+
+
+def definitions(nodes):
+    """Returns the names that the statements of a stub define, each with its node."""
+    found = {}
+    for node in nodes:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] = node
+        elif isinstance(node, ast.AnnAssign):
+            found[node.target.id] = node
+    return found
+
+
+def runtime_names(module):
+    """Returns what a compiled module itself defines under a public name."""
+    return {name: value for name, value in vars(module).items()
+            if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__}
+
+
+def attributes(cls):
+    """Returns the attributes of a compiled class, but for those that every object has."""
+    inherited = {name for base in cls.__mro__[1:] for name in vars(base)} | {"__doc__", "__module__", "__new__", "__pyx_vtable__"}
+    specials = {"__init__", "__reduce_ex__", "__setstate__"}
+    return {name for name in vars(cls) if name in specials or (
+        name not in inherited and (not name.startswith("__")) and (name not in {"__dict__", "__weakref__"}))}
+
+
+def test_every_compiled_module_has_its_files():
+    assert COMPILED
+    for name in COMPILED:
+        assert (PACKAGE / f"{name}.pxd").exists()
+        assert (PACKAGE / f"{name}.pyi").exists()
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_stub_tells_what_the_module_has(name):
+    module = importlib.import_module(f"fasthooks.{name}")
+    stub = definitions(ast.parse((PACKAGE / f"{name}.pyi").read_text()).body)
+    runtime = runtime_names(module)
+    assert set(stub) == set(runtime)
+    for key, node in stub.items():
+        if isinstance(node, ast.ClassDef):
+            cls = runtime[key]
+            assert [ast.unparse(base) for base in node.bases] == [base.__name__ for base in cls.__bases__ if base is not object]
+            declared = definitions(node.body)
+            assert all(hasattr(cls, one) or isinstance(declared[one], ast.AnnAssign) for one in declared), key
+            assert attributes(cls) - set(declared) == set(), key
+            functions = {one: declared[one] for one in declared if isinstance(declared[one], ast.FunctionDef)
+                         and not declared[one].decorator_list and not one.startswith("__")}
+            for one, function in functions.items():
+                assert argument_names(function) == list(inspect.signature(getattr(cls, one)).parameters), (key, one)
+        else:
+            assert argument_names(node) == list(inspect.signature(runtime[key]).parameters), key
+
+
+def argument_names(function):
+    """Returns the names of a stub function's arguments in order."""
+    args = function.args
+    return [one.arg for one in [*args.posonlyargs, *args.args, *filter(None, [args.vararg]), *args.kwonlyargs,
+                                *filter(None, [args.kwarg])]]
+
+
+def test_types_of_the_public_api(tmp_path):
+    config = tmp_path / "mypy.ini"
+    config.write_text(textwrap.dedent("""
+        [mypy]
+        strict = True
+        # TensorFlow's own types are incomplete, and its classes are Any here.
+        disallow_subclassing_any = False
+        [mypy-tensorflow.*,google.*,wandb.*]
+        follow_imports = skip
+        ignore_missing_imports = True
+        [mypy-fasthooks.*]
+        follow_imports = silent
+    """))
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", str(config), "--cache-dir", str(tmp_path / "cache"),
+         "--no-error-summary", str(HERE / "typing_examples.py")], capture_output=True, text=True, timeout=250)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
