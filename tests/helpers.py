@@ -14,7 +14,6 @@ import re
 import threading
 from unittest import mock
 
-import fasthooks
 import numpy as np
 import tensorflow as tf
 from google.protobuf import text_format
@@ -25,6 +24,8 @@ from tensorflow.python.platform import tf_logging
 from tensorflow.python.summary.writer import writer_cache
 from tensorflow.python.training import training_util
 from tensorflow.python.util import deprecation
+
+import fasthooks
 
 v1 = tf.compat.v1
 STOCK = v1.train
@@ -172,11 +173,11 @@ def describe_files(directory):
     described = {}
     for path in sorted(pathlib.Path(directory).rglob("*")):
         if path.is_file():
-            name = str(path.relative_to(directory))
+            name = path.relative_to(directory)
             if path.name.startswith("events."):
-                number = sum(other.startswith(str(path.parent.relative_to(directory) / "events")) for other in described)
-                name = str(path.parent.relative_to(directory) / f"events.{number}")
-            described[name] = _describe_file(path)
+                number = sum(other.startswith(str(name.with_name("events."))) for other in described)
+                name = name.with_name(f"events.{number}")
+            described[str(name)] = _describe_file(path)
     return described
 
 
@@ -206,7 +207,11 @@ def messages(record, level="INFO"):
 
 @contextlib.contextmanager
 def captured_logs():
-    """Collects (logger, level, message) of TensorFlow's, absl's and our loggers; what is logged once is logged anew."""
+    """Collects (logger, level, message) of TensorFlow's, absl's and our loggers; first-n counters start anew.
+
+    Deprecation warnings are off: they come once in a process, and tf.estimator, whenever a test imports it, deprecates
+    the hooks' constructors in place.
+    """
     collected = []
     handler = logging.Handler()
     handler.emit = lambda entry: collected.append((entry.name, entry.levelname, entry.getMessage()))
@@ -217,7 +222,7 @@ def captured_logs():
         logger.addHandler(handler)
     try:
         with mock.patch.multiple(tf_logging, _log_counter_per_token={}), \
-                mock.patch.multiple(deprecation, _PRINTED_WARNING={}):
+                mock.patch.multiple(deprecation, _PRINT_DEPRECATION_WARNINGS=False):
             yield collected
     finally:
         for logger in loggers:

@@ -14,11 +14,12 @@ import threading
 import weakref
 from unittest import mock
 
-import fasthooks
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import MIXES, STOCK, build_model, describe, quick_creator, record
+
+import fasthooks
 
 v1 = tf.compat.v1
 
@@ -175,19 +176,22 @@ BAD = [
     ("StopAtStepHook", {}), ("StopAtStepHook", {"num_steps": 1, "last_step": 2}), ("StopAtStepHook", {"steps": 1}),
     ("StepCounterHook", {"every_n_steps": None}), ("StepCounterHook", {"every_n_steps": 1, "every_n_secs": 1}),
     ("LoggingTensorHook", {}), ("LoggingTensorHook", {"tensors": []}),
-    ("LoggingTensorHook", {"tensors": [], "every_n_iter": 0}), ("LoggingTensorHook", {"tensors": [], "every_n_iter": -1}),
-    ("LoggingTensorHook", {"tensors": [], "every_n_iter": "1"}), ("LoggingTensorHook", {"tensors": 1, "every_n_iter": 1}),
+    ("LoggingTensorHook", {"tensors": [], "every_n_iter": 0}), ("LoggingTensorHook", {"tensors": 1, "every_n_iter": 1}),
+    ("LoggingTensorHook", {"tensors": [], "every_n_iter": "1"}),
+    ("LoggingTensorHook", {"tensors": [], "every_n_iter": -1}),
     ("LoggingTensorHook", {"tensors": [], "every_n_iter": 1, "every_n_secs": 1}),
     ("LoggingTensorHook", {"tensors": [], "every_n_iter": 1, "every_n_secs": 1, "at_end": True}),
     ("NanTensorHook", {}), ("SummarySaverHook", {}), ("SummarySaverHook", {"save_steps": 1}),
-    ("SummarySaverHook", {"summary_op": "x"}), ("SummarySaverHook", {"summary_op": "x", "scaffold": 1, "save_steps": 1}),
+    ("SummarySaverHook", {"summary_op": "x"}),
+    ("SummarySaverHook", {"summary_op": "x", "scaffold": 1, "save_steps": 1}),
     ("SummarySaverHook", {"summary_op": "x", "save_secs": 1, "save_steps": 1}),
     ("CheckpointSaverHook", {}), ("CheckpointSaverHook", {"checkpoint_dir": "x"}),
     ("CheckpointSaverHook", {"checkpoint_dir": None, "save_steps": 1}),
     ("CheckpointSaverHook", {"checkpoint_dir": "x", "save_steps": 1, "save_secs": 1}),
     ("CheckpointSaverHook", {"checkpoint_dir": "x", "save_steps": 1, "saver": 1, "scaffold": 1}),
     ("GlobalStepWaiterHook", {}), ("FinalOpsHook", {}), ("FeedFnHook", {}),
-    ("ProfilerHook", {"output_dir": "{dir}"}), ("ProfilerHook", {"output_dir": "{dir}", "save_steps": 1, "save_secs": 1}),
+    ("ProfilerHook", {"output_dir": "{dir}"}),
+    ("ProfilerHook", {"output_dir": "{dir}", "save_steps": 1, "save_secs": 1}),
     ("ProfilerHook", {"output_dir": None}),
 ]
 
