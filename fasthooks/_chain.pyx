@@ -8,6 +8,7 @@ dispatcher of the hooked one; in every other case the chain itself is called.
 
 import threading
 
+from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import coordinator as coordinator_lib
 from tensorflow.python.training import monitored_session
 
@@ -66,6 +67,10 @@ cdef class Call:
         self.fetches = fetches
         self.hooks = hooks
         self.error = error
+
+    def run(self):
+        """Raises the error in the place of the session that raised it."""
+        raise self.error
 
 
 cdef class HookedSessionBase:
@@ -263,10 +268,24 @@ cdef class SessionRunner:
                 try:
                     return chain.hooked.step(fetches, feed_dict)
                 except Exception as error:
-                    # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for the
-                    # chain to say: it gets the same call, and meets the error where it would have met it.
-                    fetches = Call(fetches, None, error)
+                    return self.meet(chain, fetches, feed_dict, error)
         return super(SessionRunner, self).run(fetches, feed_dict, options, run_metadata)
+
+    cdef object meet(self, Chain chain, object fetches, object feed_dict, object error):
+        # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for the links of the
+        # chain to say that the step began with; `close` may have emptied the real ones meanwhile.
+        cdef object outer = chain.outer
+        coordinated = _CoordinatedSession(Call(fetches, None, error), chain.coordinator)
+        try:
+            coordinated.run()
+        except Exception as meant:
+            if outer is chain.coordinated or not isinstance(meant, monitored_session._PREEMPTION_ERRORS):
+                raise
+            if outer._sess is None:
+                logging.info("An error was raised while another thread recovers the session: %s", meant)
+                meant = None
+            # Meets the error once more, recovers and repeats the call.
+            return outer.run(Call(fetches, None, meant), feed_dict=feed_dict)
 
     def run_without_hooks(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs one step that no hook sees; recovery and the stop check stay. Arguments as `run`."""

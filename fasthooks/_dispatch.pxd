@@ -22,7 +22,7 @@ cdef class HookDispatcher:
     cdef bint subset                # `hooks` are not all hooks of the session
     cdef bint needs_metadata        # runs of this session have metadata that a plan does not bring back
     cdef tuple slots                # a Slot for each hook of `hooks`; None: not looked at yet
-    cdef bint regular               # hooks that the compiled path may call at all
+    cdef bint regular               # only hooks that the compiled path treats rightly
     cdef unsigned long generation   # bumped when `slots` or the quiet request of one changes
     cdef list recent_quiet, recent_mixed    # PreparedSteps, last used first
     cdef tuple current_slots(self)

@@ -139,8 +139,12 @@ cdef class HookDispatcher:
         slots = tuple([known.get(id(hook)) or Slot(hook) for hook in hooks])
         # TensorFlow keeps requests in a dict keyed by the hook: equal or repeated hooks share one.
         self.regular = len(set([id(hook) for hook in hooks])) == len(hooks)
-        for hook in hooks:
-            if type(hook).__eq__ is not object.__eq__ or type(hook).__hash__ is not object.__hash__:
+        for slot in slots:
+            cls = type(slot.hook)
+            if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
+                self.regular = False
+            # A hook in plain Python may read the metadata of the run.
+            if self.needs_metadata and (<Slot>slot).trigger is None and (<Slot>slot).has_after:
                 self.regular = False
         self.slots = slots
         self.generation += 1
@@ -156,7 +160,7 @@ cdef class HookDispatcher:
         cdef PyObject* value
         self.cache.steps += 1
         if slots is None or fetches is None:
-            self.cache.decline("the raw session, the hooks list or the fetches need TensorFlow's own loop")
+            self.cache.decline("the raw session, the hooks or the fetches need TensorFlow's own loop")
             return _HookedSession.run(SubsetSession(session, self.hooks) if self.subset else session, fetches, feed_dict)
         n = len(slots)
         clock.known = False
@@ -227,7 +231,6 @@ cdef class HookDispatcher:
         cdef PreparedStep prepared = None
         cdef list values, feeds = None
         cdef Slot slot
-        cdef bint unplanned = False
         for i in range(first):
             requests.append((<Slot>PyTuple_GET_ITEM(slots, i)).request)
         i = first
@@ -264,7 +267,6 @@ cdef class HookDispatcher:
                 if options is None:
                     options = _RunOptions()
                 session._merge_run_options(options, asked)
-            unplanned = unplanned or (self.needs_metadata and slot.has_after and slot.trigger is None)
         if active is slots and len(acted) < len(slots):
             active = list(slots[:len(acted)])
         if hook_feeds:
@@ -275,8 +277,6 @@ cdef class HookDispatcher:
             user_feeds = hook_feeds
         if options is not None:
             self.cache.decline("a hook asked for run options")
-        elif unplanned:
-            self.cache.decline("a hook in plain Python may read metadata that a prepared run does not bring back")
         elif fetches is not None:
             for prepared in self.recent_mixed:
                 if prepared.serves(requests, acted, user_feeds):

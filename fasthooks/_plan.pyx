@@ -355,9 +355,10 @@ cdef class PlanCache:
             except Exception as error:
                 # Whatever is wrong with the request, `Session.run` says it in TensorFlow's words.
                 found = Refusal(f"{type(error).__name__} while the run was prepared", alive)
-            if len(self.plans) >= self.capacity:
-                self.evict()
             self.plans[signature] = found
+            # In this order, since dropping a plan may let other threads in, which insert too.
+            while len(self.plans) > self.capacity:
+                self.evict()
         if type(found) is Refusal:
             (<Refusal>found).used = _runs
             self.decline((<Refusal>found).reason)

@@ -11,6 +11,7 @@ stand in `hook.__dict__`.
 """
 
 import sys
+from typing import Any
 
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
@@ -77,7 +78,8 @@ class StepCounterHook(PlainMethods, _trigger.StepCounterTrigger, stock.StepCount
       ValueError: Neither or both of `every_n_steps` and `every_n_secs` were given.
     """
 
-    def __init__(self, every_n_steps=100, every_n_secs=None, output_dir=None, summary_writer=None):
+    def __init__(self, every_n_steps: Any = 100, every_n_secs: Any = None, output_dir: Any = None,
+                 summary_writer: Any = None) -> None:
         super().__init__(every_n_steps, every_n_secs, output_dir, summary_writer)
         self._timer = _compiled(self._timer)
 
@@ -96,7 +98,8 @@ class LoggingTensorHook(PlainMethods, _trigger.LoggingTensorTrigger, stock.Loggi
       ValueError: `every_n_iter` is not positive, or neither `at_end` nor exactly one of the others was given.
     """
 
-    def __init__(self, tensors, every_n_iter=None, every_n_secs=None, at_end=False, formatter=None):
+    def __init__(self, tensors: Any, every_n_iter: Any = None, every_n_secs: Any = None, at_end: Any = False,
+                 formatter: Any = None) -> None:
         super().__init__(tensors, every_n_iter, every_n_secs, at_end, formatter)
         self._timer = _compiled(self._timer)
 
@@ -127,8 +130,8 @@ class SummarySaverHook(PlainMethods, _trigger.SummarySaverTrigger, stock.Summary
     save_steps=10 over 25 steps that begin at 1 writes at 1, 11, 21.
     """
 
-    def __init__(self, save_steps=None, save_secs=None, output_dir=None, summary_writer=None, scaffold=None,
-                 summary_op=None):
+    def __init__(self, save_steps: Any = None, save_secs: Any = None, output_dir: Any = None,
+                 summary_writer: Any = None, scaffold: Any = None, summary_op: Any = None) -> None:
         super().__init__(save_steps, save_secs, output_dir, summary_writer, scaffold, summary_op)
         self._timer = _compiled(self._timer)
 
@@ -151,8 +154,9 @@ class CheckpointSaverHook(PlainMethods, _trigger.CheckpointSaverTrigger, stock.C
       ValueError: Arguments that exclude each other were given, or none of them.
     """
 
-    def __init__(self, checkpoint_dir, save_secs=None, save_steps=None, saver=None, checkpoint_basename="model.ckpt",
-                 scaffold=None, listeners=None, save_graph_def=True):
+    def __init__(self, checkpoint_dir: Any, save_secs: Any = None, save_steps: Any = None, saver: Any = None,
+                 checkpoint_basename: Any = "model.ckpt", scaffold: Any = None, listeners: Any = None,
+                 save_graph_def: Any = True) -> None:
         super().__init__(checkpoint_dir, save_secs, save_steps, saver, checkpoint_basename, scaffold, listeners,
                          save_graph_def)
         self._timer = _compiled(self._timer)
@@ -180,7 +184,8 @@ class ProfilerHook(PlainMethods, _trigger.ProfilerTrigger, stock.ProfilerHook):
       ValueError: Neither or both of `save_steps` and `save_secs` were given.
     """
 
-    def __init__(self, save_steps=None, save_secs=None, output_dir="", show_dataflow=True, show_memory=False):
+    def __init__(self, save_steps: Any = None, save_secs: Any = None, output_dir: Any = "", show_dataflow: Any = True,
+                 show_memory: Any = False) -> None:
         super().__init__(save_steps, save_secs, output_dir, show_dataflow, show_memory)
         self._timer = _compiled(self._timer)
 

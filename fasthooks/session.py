@@ -23,7 +23,9 @@ TensorFlow's own objects, but for the hooked one. What a step does, from `sessio
 """
 
 import functools
+import inspect
 import types
+from typing import Any
 
 from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
@@ -72,15 +74,15 @@ class _MonitoredSession(_chain.SessionRunner):
         initialize()
 
     @property
-    def recoveries(self):
-        """How often the session was recreated after an AbortedError or UnavailableError, an int."""
+    def recoveries(self) -> int:
+        """How often the session was recreated after an AbortedError or UnavailableError."""
         return self._coordinated_creator.recoveries
 
-    def raw_session(self):
+    def raw_session(self) -> Any:
         """Returns the `tf.compat.v1.Session` that runs the steps; None once the session is closed."""
         return self._tf_sess()
 
-    def report(self):
+    def report(self) -> dict[str, Any]:
         """Returns a dict that tells how the steps since the last recovery ran.
 
         Keys: `steps`; `planned_steps`, those that took a prepared run; `declined`, a dict of the reasons why others
@@ -127,7 +129,8 @@ class MonitoredSession(_MonitoredSession, stock.MonitoredSession):
       ValueError: `scheduling` is none of these.
     """
 
-    def __init__(self, session_creator=None, hooks=None, stop_grace_period_secs=120, *, scheduling="auto"):
+    def __init__(self, session_creator: Any = None, hooks: Any = None, stop_grace_period_secs: Any = 120, *,
+                 scheduling: str = "auto") -> None:
         self._set_up(lambda: stock.MonitoredSession.__init__(self, session_creator, hooks, stop_grace_period_secs),
                      scheduling)
 
@@ -146,8 +149,9 @@ class SingularMonitoredSession(_MonitoredSession, stock.SingularMonitoredSession
       scheduling: As MonitoredSession.
     """
 
-    def __init__(self, hooks=None, scaffold=None, master="", config=None, checkpoint_dir=None,
-                 stop_grace_period_secs=120, checkpoint_filename_with_path=None, *, scheduling="auto"):
+    def __init__(self, hooks: Any = None, scaffold: Any = None, master: str = "", config: Any = None,
+                 checkpoint_dir: Any = None, stop_grace_period_secs: Any = 120,
+                 checkpoint_filename_with_path: Any = None, *, scheduling: str = "auto") -> None:
         self._set_up(lambda: stock.SingularMonitoredSession.__init__(
             self, hooks, scaffold, master, config, checkpoint_dir, stop_grace_period_secs,
             checkpoint_filename_with_path), scheduling)
@@ -159,8 +163,7 @@ def _with_our_classes(function, **ours):
     return types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
 
 
-@functools.wraps(stock.MonitoredTrainingSession)
-def MonitoredTrainingSession(*args, scheduling="auto", **kwargs):
+def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", **kwargs: Any) -> MonitoredSession:
     """Makes a MonitoredSession with the hooks that training usually wants, for a chief or a worker.
 
     Arguments, defaults and errors are those of `tf.compat.v1.train.MonitoredTrainingSession`; the default hooks are
@@ -173,3 +176,8 @@ def MonitoredTrainingSession(*args, scheduling="auto", **kwargs):
     ours["_create_monitored_session_with_worker_context"] = _with_our_classes(
         stock._create_monitored_session_with_worker_context, **ours)
     return _with_our_classes(stock.MonitoredTrainingSession, **ours)(*args, **kwargs)
+
+
+_parameters = inspect.signature(stock.MonitoredTrainingSession).parameters.values()
+MonitoredTrainingSession.__signature__ = inspect.Signature(
+    [*_parameters, inspect.Parameter("scheduling", inspect.Parameter.KEYWORD_ONLY, default="auto")])

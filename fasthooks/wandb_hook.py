@@ -1,6 +1,7 @@
 """WandbHook: rows of TensorFlow summaries in a Weights & Biases run. The only module that imports wandb."""
 
 import sys
+from typing import Any
 
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import tensor_util
@@ -87,7 +88,7 @@ class WandbHook(PlainMethods, _trigger.WandbTrigger, _Rows):
     a recovery to an earlier step no row is logged until the step is past the last row's.
     """
 
-    def __init__(self, summary_op=None, steps_per_log=1000, history=None):
+    def __init__(self, summary_op: Any = None, steps_per_log: Any = 1000, history: Any = None) -> None:
         _import_wandb()
         if isinstance(steps_per_log, bool) or not isinstance(steps_per_log, int) or steps_per_log <= 0:
             raise ValueError(f"steps_per_log must be a positive int; got {steps_per_log!r}.")

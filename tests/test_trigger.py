@@ -559,19 +559,22 @@ def test_nan_hook_knows_every_half_precision_nan(graph, bits):
     compare(graph, "NanTensorHook", {"loss_tensor": "loss:0", "fail_on_nan_loss": False}, [("wrong", value)])
 
 
-def test_quiet_runs_reach_no_python_method(graph):
-    hook = Driven(graph, fh, "StopAtStepHook", {"last_step": 100}).hook
-    context = fh.SessionRunContext(None, None)
-    values = fh.SessionRunValues(np.int64(3), None, None)
-    frames = []
-    sys.setprofile(lambda frame, event, argument: frames.append(frame.f_code.co_name) if event == "call" else None)
+@pytest.mark.parametrize("name", ["StopAtStepHook", "StepCounterHook", "CheckpointSaverHook", "SummarySaverHook"])
+def test_quiet_runs_do_not_reach_tensorflows_methods(graph, name):
+    arguments = {"StopAtStepHook": {"last_step": 100}, "StepCounterHook": {"every_n_steps": 100},
+                 "CheckpointSaverHook": {"save_steps": 100, "checkpoint_dir": "checkpoints"},
+                 "SummarySaverHook": {"save_steps": 100, "output_dir": "x", "summary_op": "s"}}[name]
+    driven = Driven(graph, fh, name, arguments)
+    driven.hook._steps_per_run = 1
+    driven.step(np.int64(1), np.int64(2), None)
+    called = []
+    sys.setprofile(lambda frame, event, argument: called.append(frame.f_code) if event == "call" else None)
     try:
-        hook.before_run(context)
-        hook.after_run(context, values)
+        driven.step(np.int64(2), np.int64(3), None)
     finally:
         sys.setprofile(None)
-    assert "before_run" not in frames
-    assert "after_run" not in frames
+    assert called
+    assert [code.co_name for code in called if code.co_filename == stock.__file__] == []
 
 
 @pytest.mark.parametrize("method", ["before_run", "after_run"])

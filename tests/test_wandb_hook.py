@@ -1,5 +1,6 @@
 """WandbHook against wandb's own, row by row, as an offline run's file has them."""
 
+import importlib
 import json
 import struct
 import subprocess
@@ -14,10 +15,11 @@ import tensorflow as tf
 import fasthooks as fh
 
 wandb = pytest.importorskip("wandb")
-from wandb.integration.tensorboard import log as wandb_log  # noqa: E402
 from wandb.integration.tensorflow import WandbHook as PeerHook  # noqa: E402
 from wandb.proto import wandb_internal_pb2  # noqa: E402
 
+# The package has a function of the same name.
+wandb_log = importlib.import_module("wandb.integration.tensorboard.log")
 v1 = tf.compat.v1
 SESSIONS = {"tf_session": v1.train, "our_session": fh}
 HOOKS = {"wandbs_hook": PeerHook, "our_hook": fh.WandbHook}
