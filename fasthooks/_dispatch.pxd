@@ -1,5 +1,6 @@
 """One step: triggers, merged requests, plan, actions, stop flag."""
 
+from fasthooks._context cimport RunContextBase, RunProtos
 from fasthooks._plan cimport Plan, PlanCache
 from fasthooks._timer cimport Clock
 
@@ -31,7 +32,7 @@ cdef class HookDispatcher:
     cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, object fetches, object feed_dict,
                            Clock* clock)
     cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
-                       list values, object context, object options, object metadata, Clock* clock)
+                       list values, RunContextBase context, RunProtos protos, Clock* clock)
     cdef object read(self, object tensor)
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict)
     cdef PreparedStep prepare(self, list recent, list requests, list acted, object feed_dict)

@@ -9,7 +9,7 @@ what a slot knows of its hook's class and quiet request, which any thread finds 
 
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.client import session as session_lib
-from tensorflow.python.training import monitored_session, session_run_hook
+from tensorflow.python.training import monitored_session
 
 from cpython.dict cimport PyDict_Contains
 from cpython.list cimport PyList_GET_ITEM
@@ -17,21 +17,16 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
 
+from fasthooks._context cimport RunContextBase, RunProtos, new_context, new_values
 from fasthooks._guard cimport ClassGuard, dict_version
 from fasthooks._plan cimport Plan, PlanCache
 from fasthooks._slot cimport Slot
 from fasthooks._structure cimport MappingTemplate, Template, TensorTemplate
 from fasthooks._timer cimport ACT, QUIET, READ, Clock
 
-cdef object _SessionRunArgs = session_run_hook.SessionRunArgs
-cdef object _SessionRunContext = session_run_hook.SessionRunContext
-cdef object _SessionRunValues = session_run_hook.SessionRunValues
 cdef object _RunOptions = config_pb2.RunOptions
-cdef object _RunMetadata = config_pb2.RunMetadata
 cdef object _HookedSession = monitored_session._HookedSession
 cdef type _Session = session_lib.Session
-cdef object _new_tuple = tuple.__new__
-cdef object _new_object = object.__new__
 
 # Methods that a step does not call because it does what they do.
 cdef tuple _session_methods = ("run", "_run", "_do_run", "_call_tf_sessionrun", "_extend_graph")
@@ -40,21 +35,8 @@ cdef ClassGuard _hooked_guard = ClassGuard(
     _HookedSession, monitored_session,
     ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options", "_raise_if_feeds_intersects"))
 cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
-cdef ClassGuard _context_guard = ClassGuard(_SessionRunContext, session_run_hook, ("__init__",))
 # Prepared steps that are looked through before the cache is: programs alternate between few kinds of step.
 cdef int _RECENT = 4
-
-
-cdef object new_context(object fetches, object feed_dict, object raw):
-    # SessionRunContext(SessionRunArgs(fetches, feed_dict), raw), without the interpreter frames of the constructors.
-    args = _new_tuple(_SessionRunArgs, (fetches, feed_dict, None))
-    if not _context_guard.intact():
-        return _SessionRunContext(args, raw)
-    context = _new_object(_SessionRunContext)
-    context._original_args = args
-    context._session = raw
-    context._stop_requested = False
-    return context
 
 
 cdef class PreparedStep:
@@ -179,7 +161,7 @@ cdef class HookDispatcher:
             value = NULL if index < 0 else PyList_GET_ITEM(values, index)
             if (<Slot>PyTuple_GET_ITEM(slots, i)).after(value, &clock, False) != QUIET:
                 context = new_context(fetches, feed_dict, self.raw)
-                self.finish(session, slots, i, [False] * n, prepared, values, context, None, None, &clock)
+                self.finish(session, slots, i, [False] * n, prepared, values, context, None, &clock)
                 break
         return (<Template>prepared.plan.parts[0]).build(values)
 
@@ -219,7 +201,7 @@ cdef class HookDispatcher:
     cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, object fetches, object feed_dict,
                            Clock* clock):
         # Hook number `first` has something to do before the run; those before it are quiet.
-        cdef object context = new_context(fetches, feed_dict, self.raw)
+        cdef RunContextBase context = new_context(fetches, feed_dict, self.raw)
         cdef Py_ssize_t i, place
         cdef list requests = [fetches]
         cdef list acted = [False] * first
@@ -230,6 +212,7 @@ cdef class HookDispatcher:
         cdef object user_feeds = feed_dict
         cdef PreparedStep prepared = None
         cdef list values, feeds = None
+        cdef RunProtos protos
         cdef Slot slot
         for i in range(first):
             requests.append((<Slot>PyTuple_GET_ITEM(slots, i)).request)
@@ -246,7 +229,8 @@ cdef class HookDispatcher:
                     active = list(slots[:i])
                 (<list>active).append(slot)
             i += 1
-            if slot.before(clock, &self.generation) == QUIET:
+            # That of hook number `first` is known.
+            if i - 1 != first and slot.before(clock, &self.generation) == QUIET:
                 acted.append(False)
                 requests.append(slot.request)
                 continue
@@ -288,25 +272,25 @@ cdef class HookDispatcher:
                 if feeds is None:
                     self.cache.decline("a fed value needs Session.run's own conversion or error")
         if feeds is None:
-            if options is None:
-                options = _RunOptions()
-            metadata = _RunMetadata()
+            protos = RunProtos.__new__(RunProtos)
+            protos.run_options = options
             wanted = {"caller": fetches}
             for i in range(len(active)):
                 if requests[i + 1] is not None:
                     wanted[(<Slot>active[i]).hook] = requests[i + 1]
-            values = [self.raw.run(fetches=wanted, feed_dict=user_feeds, options=options, run_metadata=metadata)]
+            values = [self.raw.run(fetches=wanted, feed_dict=user_feeds, options=protos.options(),
+                                   run_metadata=protos.metadata())]
             clock.known = False
-            self.finish(session, active, 0, acted, None, values, context, options, metadata, clock)
+            self.finish(session, active, 0, acted, None, values, context, protos, clock)
             return (<dict>values[0])["caller"]
         values = prepared.plan.call(feeds)
         self.cache.planned += 1
         clock.known = False
-        self.finish(session, active, 0, acted, prepared, values, context, None, None, clock)
+        self.finish(session, active, 0, acted, prepared, values, context, None, clock)
         return (<Template>prepared.plan.parts[0]).build(values)
 
     cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
-                       list values, object context, object options, object metadata, Clock* clock):
+                       list values, RunContextBase context, RunProtos protos, Clock* clock):
         # Calls `after_run` where there is something to do, from hook number `first` on. `values` are those of a plan,
         # or, without one, what `Session.run` returned.
         cdef object hooks = self.hooks if self.subset else session._hooks
@@ -344,13 +328,13 @@ cdef class HookDispatcher:
                 if decision != QUIET and prepared is not None and prepared.plan.parts[place + 1] is not None:
                     results = (<Template>prepared.plan.parts[place + 1]).build(values)
             if decision != QUIET:
-                if metadata is None:
-                    options = _RunOptions()
-                    metadata = _RunMetadata()
-                hook.after_run(context, _new_tuple(_SessionRunValues, (results, options, metadata)))
+                if protos is None:
+                    protos = RunProtos.__new__(RunProtos)
+                hook.after_run(context, new_values(results, protos))
                 if slot.trigger is not None:
                     slot.trigger.acted(results)
-        session._should_stop = session._should_stop or context.stop_requested
+        if context._stop_requested:
+            session._should_stop = session._should_stop or context.stop_requested
 
     cdef object read(self, object tensor):
         # The value of one tensor, by a run of its own, as a hook would ask the raw session for it.

@@ -39,12 +39,12 @@ def know_class(cls):
 
 
 def is_defined_in(function, module):
-    """Whether `function` is a plain Python function whose code stands in `module`'s file.
+    """Whether `function` is a plain Python function, or a property with one, whose code stands in `module`'s file.
 
     `functools.wraps` copies names and `__module__`, never the code, so a wrapper that was installed before fasthooks
     was imported does not pass for the original.
     """
-    code = getattr(function, "__code__", None)
+    code = getattr(getattr(function, "fget", function), "__code__", None)
     return code is not None and code.co_filename.rpartition(".")[0] == module.__file__.rpartition(".")[0]
 
 

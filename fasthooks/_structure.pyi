@@ -1,6 +1,6 @@
 """Fetch structures: where each result of a prepared run belongs. What Python can see of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 class Declined(Exception): ...

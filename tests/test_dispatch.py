@@ -1061,7 +1061,8 @@ def test_chosen_hooks_keep_the_order_of_the_session(watched):
     assert watched.calls == [("a", None), ("b", [0.0])]
 
 
-@pytest.mark.parametrize("hooks", [[v1.train.SessionRunHook()], [None], ["a"], [1]], ids=repr)
+@pytest.mark.parametrize("hooks", [[v1.train.SessionRunHook()], [None], ["a"], [1]],
+                         ids=["hook", "None", "str", "int"])
 def test_foreign_hook_is_refused(watched, hooks):
     """A hook that is not the session's raises, and nothing runs."""
     with pytest.raises(ValueError, match="hooks of this session"):

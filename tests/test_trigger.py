@@ -74,22 +74,30 @@ def near(*centers, spread=3):
 
 def numpy_ints():
     """NumPy integers of all widths, small ones and those at the ends of their range."""
+
     def of(kind):
         info = np.iinfo(kind)
         ends = st.integers(info.max - 2, info.max) | st.integers(info.min, info.min + 2)
         return (st.integers(max(info.min, -5), 30) | ends).map(kind)
+
     return st.sampled_from(NUMPY_INTS).flatmap(of)
 
 
 small = st.integers(-5, 30)
-huge = near(2**31, 2**53, 2**61, 2**62, 2**63, 2**64, -2**31, -2**61, -2**63)
+huge = near(2**31, 2**53, 2**61, 2**62, 2**63, 2**64, -(2**31), -(2**61), -(2**63))
 numbers = small | small.map(np.int64) | small.map(np.int32) | huge | numpy_ints() | st.booleans()
 floats = st.sampled_from([0.0, 0.5, 1.0, 2.5, -1.0, 1e300, math.inf, -math.inf, math.nan])
 odd = st.one_of(
-    st.none(), floats, st.tuples(st.sampled_from(NUMPY_FLOATS), st.sampled_from([0.5, 2.0, math.nan])).map(
-        lambda pair: pair[0](pair[1])),
-    small.map(Fraction), small.map(Decimal), st.sampled_from(["", "3", b"3", 1j, (), [4], np.bool_(True), {}]),
-    small.map(np.array), st.just(np.array([1, 2])), small.map(lambda n: np.array([n])))
+    st.none(),
+    floats,
+    st.tuples(st.sampled_from(NUMPY_FLOATS), st.sampled_from([0.5, 2.0, math.nan])).map(lambda pair: pair[0](pair[1])),
+    small.map(Fraction),
+    small.map(Decimal),
+    st.sampled_from(["", "3", b"3", 1j, (), [4], np.bool_(True), {}]),
+    small.map(np.array),
+    st.just(np.array([1, 2])),
+    small.map(lambda n: np.array([n])),
+)
 anything = small | numbers | odd
 periods = st.integers(1, 5) | st.sampled_from([0.5, 1.0, 2.5]) | anything
 
@@ -97,8 +105,11 @@ periods = st.integers(1, 5) | st.sampled_from([0.5, 1.0, 2.5]) | anything
 # SecondOrStepTimer
 
 
-@pytest.mark.parametrize("arguments", [{}, {"every_secs": 1, "every_steps": 1}, {"every_secs": 0, "every_steps": 0},
-                                       {"every": 1}, {"every_secs": None}], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"every_secs": 1, "every_steps": 1}, {"every_secs": 0, "every_steps": 0}, {"every": 1}, {"every_secs": None}],
+    ids=str,
+)
 def test_timer_arguments_are_checked(arguments):
     expected, actual = [outcome(lambda lib=lib: lib.SecondOrStepTimer(**arguments)) for lib in PAIR]
     assert actual == expected
@@ -146,18 +157,26 @@ def test_clock_is_read_once_for_each_decision(lib, clock, now):
 
 
 actions = st.one_of(
-    st.tuples(st.just("should_trigger_for_step"), small | numbers), st.tuples(st.just("should_trigger_for_step"), anything),
-    st.tuples(st.just("update_last_triggered_step"), anything), st.tuples(st.just("reset")),
-    st.tuples(st.just("last_triggered_step")), st.tuples(st.just("tick"), st.sampled_from([0.0, 0.5, 1.0, 2.5, -3.0, 1])),
-    st.tuples(st.sampled_from(TIMER_FIELDS), anything))
+    st.tuples(st.just("should_trigger_for_step"), small | numbers),
+    st.tuples(st.just("should_trigger_for_step"), anything),
+    st.tuples(st.just("update_last_triggered_step"), anything),
+    st.tuples(st.just("reset")),
+    st.tuples(st.just("last_triggered_step")),
+    st.tuples(st.just("tick"), st.sampled_from([0.0, 0.5, 1.0, 2.5, -3.0, 1])),
+    st.tuples(st.sampled_from(TIMER_FIELDS), anything),
+)
 
 
 @fuzz
-@given(st.tuples(periods, st.none()) | st.tuples(st.none(), periods) | st.tuples(anything, anything),
-       st.lists(actions, min_size=3, max_size=25))
+@given(
+    st.tuples(periods, st.none()) | st.tuples(st.none(), periods) | st.tuples(anything, anything),
+    st.lists(actions, min_size=3, max_size=25),
+)
 @example((None, 4), [("_last_triggered_step", 2**53), ("should_trigger_for_step", 2**53 + 3)])
 @example((None, 1), [("_last_triggered_step", 0), ("_every_secs", "x"), ("should_trigger_for_step", 1)])
-@example((None, 5), [("update_last_triggered_step", np.int32(2**31 - 3)), ("should_trigger_for_step", np.int32(2**31 - 1))])
+@example(
+    (None, 5), [("update_last_triggered_step", np.int32(2**31 - 3)), ("should_trigger_for_step", np.int32(2**31 - 1))]
+)
 @example((None, 2**40), [("update_last_triggered_step", np.int32(1)), ("should_trigger_for_step", np.int32(2))])
 @example((3, None), [("_last_triggered_step", 0), ("_last_triggered_time", 2**53 + 1), ("should_trigger_for_step", 1)])
 def test_timer_equals_tensorflows(arguments, script):
@@ -235,9 +254,16 @@ def test_method_set_on_the_object_is_found(lib):
     assert timer.should_trigger_for_step(1) is True
 
 
-@pytest.mark.parametrize("make", [
-    copy.copy, copy.deepcopy, lambda timer: pickle.loads(pickle.dumps(timer)),
-    lambda timer: pickle.loads(pickle.dumps(timer, 0))], ids=["copy", "deepcopy", "pickle", "pickle 0"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda timer: pickle.loads(pickle.dumps(timer)),
+        lambda timer: pickle.loads(pickle.dumps(timer, 0)),
+    ],
+    ids=["copy", "deepcopy", "pickle", "pickle 0"],
+)
 def test_timer_is_copied_with_its_state(lib, clock, make):
     timer = lib.SecondOrStepTimer(every_steps=3)
     timer.update_last_triggered_step(np.int64(4))
@@ -255,8 +281,11 @@ class Name(str):
 
 
 @pytest.mark.parametrize("set_attribute", [setattr, object.__setattr__], ids=["setattr", "object.__setattr__"])
-@pytest.mark.parametrize("name", ["_every_steps", "note", Name("_every_steps"), Name("note")],
-                         ids=["field", "own", "field by a subclass of str", "own by a subclass of str"])
+@pytest.mark.parametrize(
+    "name",
+    ["_every_steps", "note", Name("_every_steps"), Name("note")],
+    ids=["field", "own", "field by a subclass of str", "own by a subclass of str"],
+)
 def test_attributes_are_set_any_way(lib, set_attribute, name):
     timer = lib.SecondOrStepTimer(every_steps=3)
     timer._last_triggered_step = 0
@@ -362,6 +391,7 @@ class Driven:
             if method == "_log_tensors":
                 self.hook._timer.update_last_triggered_step(self.hook._iter_count)
             return method == "_save" and len(self.record) % 5 == 0
+
         return called
 
     def step(self, stale, real, wrong):
@@ -371,8 +401,9 @@ class Driven:
         context = fh.SessionRunContext(fh.SessionRunArgs("train_op"), self.session)
         with self.environment():
             asked = outcome(self.before, context)
-            values = fh.SessionRunValues(self.results(stale) if wrong is None else wrong[0], config_pb2.RunOptions(),
-                                         config_pb2.RunMetadata())
+            values = fh.SessionRunValues(
+                self.results(stale) if wrong is None else wrong[0], config_pb2.RunOptions(), config_pb2.RunMetadata()
+            )
             done = outcome(self.hook.after_run, context, values)
         return asked, done, context.stop_requested, list(self.record), self.state()
 
@@ -404,29 +435,39 @@ ATTRIBUTES = {
     "ProfilerHook": ["_next_step", "_request_summary"],
 }
 ARGUMENTS = {
-    "StopAtStepHook": st.fixed_dictionaries({"last_step": st.integers(5, 30) | anything.filter(lambda n: n is not None)}),
+    "StopAtStepHook": st.fixed_dictionaries(
+        {"last_step": st.integers(5, 30) | anything.filter(lambda n: n is not None)}
+    ),
     "StepCounterHook": st.one_of(
         st.fixed_dictionaries({"every_n_steps": st.integers(1, 8)}),
-        st.fixed_dictionaries({"every_n_steps": st.none(), "every_n_secs": st.sampled_from([1, 2.5])})),
-    "LoggingTensorHook": st.fixed_dictionaries({"tensors": st.just(["loss:0"])}).flatmap(lambda base: st.one_of(
-        st.integers(1, 6).map(lambda n: {**base, "every_n_iter": n}),
-        st.sampled_from([1, 2.5]).map(lambda n: {**base, "every_n_secs": n}), st.just({**base, "at_end": True}))),
+        st.fixed_dictionaries({"every_n_steps": st.none(), "every_n_secs": st.sampled_from([1, 2.5])}),
+    ),
+    "LoggingTensorHook": st.fixed_dictionaries({"tensors": st.just(["loss:0"])}).flatmap(
+        lambda base: st.one_of(
+            st.integers(1, 6).map(lambda n: {**base, "every_n_iter": n}),
+            st.sampled_from([1, 2.5]).map(lambda n: {**base, "every_n_secs": n}),
+            st.just({**base, "at_end": True}),
+        )
+    ),
     "NanTensorHook": st.fixed_dictionaries({"loss_tensor": st.just("loss:0"), "fail_on_nan_loss": st.booleans()}),
     "SummarySaverHook": st.one_of(
-        st.integers(1, 6).map(lambda n: {"save_steps": n}), st.sampled_from([1, 2.5]).map(lambda n: {"save_secs": n})).map(
-        lambda period: {**period, "output_dir": "summaries", "summary_op": "summary:0"}),
+        st.integers(1, 6).map(lambda n: {"save_steps": n}), st.sampled_from([1, 2.5]).map(lambda n: {"save_secs": n})
+    ).map(lambda period: {**period, "output_dir": "summaries", "summary_op": "summary:0"}),
     "CheckpointSaverHook": st.one_of(
-        st.integers(1, 6).map(lambda n: {"save_steps": n}), st.sampled_from([1, 2.5]).map(lambda n: {"save_secs": n})).map(
-        lambda period: {**period, "checkpoint_dir": "checkpoints"}),
+        st.integers(1, 6).map(lambda n: {"save_steps": n}), st.sampled_from([1, 2.5]).map(lambda n: {"save_secs": n})
+    ).map(lambda period: {**period, "checkpoint_dir": "checkpoints"}),
     "GlobalStepWaiterHook": st.fixed_dictionaries({"wait_until_step": st.integers(-1, 3)}),
     "ProfilerHook": st.one_of(
-        st.integers(1, 6).map(lambda n: {"save_steps": n}), st.sampled_from([1, 2.5]).map(lambda n: {"save_secs": n})),
+        st.integers(1, 6).map(lambda n: {"save_steps": n}), st.sampled_from([1, 2.5]).map(lambda n: {"save_secs": n})
+    ),
 }
 kinds = st.sampled_from([int, np.int64, np.int64, np.int32, np.array])
 moves = st.sampled_from([1, 1, 1, 1, 2, 3, 7, 0, -2, 100])
 ticks = st.sampled_from([0.0, 0.0, 0.5, 1.0, 3.0, -2.0])
 # Results in another structure than the one asked for.
-wrong_results = anything | anything.map(lambda value: {"global_step": value}) | anything.map(lambda value: {"other": value})
+wrong_results = (
+    anything | anything.map(lambda value: {"global_step": value}) | anything.map(lambda value: {"other": value})
+)
 runs = st.tuples(st.just("run"), kinds, moves, ticks, st.integers(0, 2))
 wrong_runs = st.tuples(st.just("wrong"), wrong_results)
 
@@ -435,17 +476,25 @@ def assignments(name):
     """Assignments to private attributes; a swapped timer among them."""
     own = [st.tuples(st.just("set"), st.just(attribute), anything) for attribute in ATTRIBUTES[name]]
     if name not in ("StopAtStepHook", "NanTensorHook", "GlobalStepWaiterHook"):
-        own += [st.tuples(st.just("timer"), st.sampled_from(["stock", "ours", "never", "none"]), st.integers(1, 5)),
-                st.tuples(st.just("set timer"), st.sampled_from(TIMER_FIELDS), anything)]
+        own += [
+            st.tuples(st.just("timer"), st.sampled_from(["stock", "ours", "never", "none"]), st.integers(1, 5)),
+            st.tuples(st.just("set timer"), st.sampled_from(TIMER_FIELDS), anything),
+        ]
     if name in ("StepCounterHook", "SummarySaverHook"):
-        own.append(st.tuples(st.just("set"), st.just("_summary_writer"), st.sampled_from([None, Falsy(), Recorder([])])))
+        own.append(
+            st.tuples(st.just("set"), st.just("_summary_writer"), st.sampled_from([None, Falsy(), Recorder([])]))
+        )
     return st.one_of(own) if own else wrong_runs
 
 
 def new_timer(kind, period, lib):
     """Returns a timer to put into a hook."""
-    return {"stock": lambda: stock.SecondOrStepTimer(every_steps=period), "never": stock.NeverTriggerTimer,
-            "ours": lambda: lib.SecondOrStepTimer(every_steps=period), "none": lambda: None}[kind]()
+    return {
+        "stock": lambda: stock.SecondOrStepTimer(every_steps=period),
+        "never": stock.NeverTriggerTimer,
+        "ours": lambda: lib.SecondOrStepTimer(every_steps=period),
+        "none": lambda: None,
+    }[kind]()
 
 
 def compare(graph, name, arguments, script):
@@ -480,7 +529,10 @@ def compare(graph, name, arguments, script):
 @pytest.mark.parametrize("name", sorted(set(ATTRIBUTES) - {"NanTensorHook"}))
 def test_hook_equals_tensorflows(graph, name):
     @settings(fuzz, max_examples=500)
-    @given(ARGUMENTS[name], st.lists(st.one_of(runs, runs, runs, runs, wrong_runs, assignments(name)), min_size=5, max_size=40))
+    @given(
+        ARGUMENTS[name],
+        st.lists(st.one_of(runs, runs, runs, runs, wrong_runs, assignments(name)), min_size=5, max_size=40),
+    )
     def check(arguments, script):
         compare(graph, name, arguments, script)
 
@@ -500,9 +552,12 @@ def test_hook_equals_tensorflows_in_an_ordinary_loop(graph, name, kind):
 
 @pytest.mark.parametrize("name", ["StopAtStepHook", "StepCounterHook", "CheckpointSaverHook", "SummarySaverHook"])
 def test_results_of_another_structure_raise_as_tensorflows(graph, name):
-    arguments = {"StopAtStepHook": {"last_step": 100}, "StepCounterHook": {"every_n_steps": 100},
-                 "CheckpointSaverHook": {"save_steps": 100, "checkpoint_dir": "checkpoints"},
-                 "SummarySaverHook": {"save_steps": 100, "output_dir": "x", "summary_op": "s"}}[name]
+    arguments = {
+        "StopAtStepHook": {"last_step": 100},
+        "StepCounterHook": {"every_n_steps": 100},
+        "CheckpointSaverHook": {"save_steps": 100, "checkpoint_dir": "checkpoints"},
+        "SummarySaverHook": {"save_steps": 100, "output_dir": "x", "summary_op": "s"},
+    }[name]
     usual = [("run", np.int64, 1, 0.0, 1)] * 3 + ([("set", "_steps_per_run", 1)] if "Check" in name else [])
     for wrong in ({"global_step": np.int64(5)}, np.int64(5), {"other": np.int64(5)}, None, [np.int64(5)]):
         compare(graph, name, arguments, usual + [("wrong", wrong), ("run", np.int64, 1, 0.0, 1)])
@@ -510,33 +565,57 @@ def test_results_of_another_structure_raise_as_tensorflows(graph, name):
 
 @pytest.mark.parametrize("kind", [np.int64, np.int32], ids=lambda kind: kind.__name__)
 def test_assigned_count_keeps_its_type(graph, kind):
-    compare(graph, "LoggingTensorHook", {"tensors": ["loss:0"], "every_n_iter": 100},
-            [("run", int, 1, 0.0, 1), ("set", "_iter_count", kind(7))] + [("run", int, 1, 0.0, 1)] * 3)
+    compare(
+        graph,
+        "LoggingTensorHook",
+        {"tensors": ["loss:0"], "every_n_iter": 100},
+        [("run", int, 1, 0.0, 1), ("set", "_iter_count", kind(7))] + [("run", int, 1, 0.0, 1)] * 3,
+    )
 
 
-@pytest.mark.parametrize("writer", [None, Falsy(), 0, []], ids=repr)
+@pytest.mark.parametrize("writer", [None, Falsy(), 0, []], ids=["None", "falsy", "0", "empty"])
 def test_summary_hook_without_a_writer(graph, writer):
-    compare(graph, "SummarySaverHook", {"save_steps": 3, "output_dir": "x", "summary_op": "s"},
-            [("run", np.int64, 1, 0.0, 1)] * 2 + [("set", "_summary_writer", writer)] + [("run", np.int64, 1, 0.0, 1)] * 4)
+    compare(
+        graph,
+        "SummarySaverHook",
+        {"save_steps": 3, "output_dir": "x", "summary_op": "s"},
+        [("run", np.int64, 1, 0.0, 1)] * 2 + [("set", "_summary_writer", writer)] + [("run", np.int64, 1, 0.0, 1)] * 4,
+    )
 
 
 @pytest.mark.parametrize("step", [2**31 - 10, 2**31 - 1000003, 2**31 - 1])
 @pytest.mark.parametrize("name", ["StepCounterHook", "CheckpointSaverHook", "StopAtStepHook"])
 def test_int32_steps_wrap_as_tensorflows(graph, name, step):
-    arguments = {"StopAtStepHook": {"last_step": 2**31 + 5}, "StepCounterHook": {"every_n_steps": 7},
-                 "CheckpointSaverHook": {"save_steps": 7, "checkpoint_dir": "checkpoints"}}[name]
+    arguments = {
+        "StopAtStepHook": {"last_step": 2**31 + 5},
+        "StepCounterHook": {"every_n_steps": 7},
+        "CheckpointSaverHook": {"save_steps": 7, "checkpoint_dir": "checkpoints"},
+    }[name]
     # The second call is the first that fits into int32 no more where the step or the sum is at the end of its range.
-    compare(graph, name, arguments, [("wrong", np.int32(step)), ("wrong", np.int32(step - 1)), ("wrong", np.int32(step))])
+    compare(
+        graph, name, arguments, [("wrong", np.int32(step)), ("wrong", np.int32(step - 1)), ("wrong", np.int32(step))]
+    )
 
 
-@pytest.mark.parametrize("per_run", [2**31 - 2, 2**31, 2**40, -2**31 - 1, 2**62])
+@pytest.mark.parametrize("per_run", [2**31 - 2, 2**31, 2**40, -(2**31) - 1, 2**62])
 @pytest.mark.parametrize("name", ["StepCounterHook", "CheckpointSaverHook"])
 def test_steps_per_run_beyond_int32(graph, name, per_run):
-    arguments = {"StepCounterHook": {"every_n_steps": 2**50},
-                 "CheckpointSaverHook": {"save_steps": 2**50, "checkpoint_dir": "checkpoints"}}[name]
+    arguments = {
+        "StepCounterHook": {"every_n_steps": 2**50},
+        "CheckpointSaverHook": {"save_steps": 2**50, "checkpoint_dir": "checkpoints"},
+    }[name]
     for kind in (int, np.int32, np.int64):
-        compare(graph, name, arguments, [("run", kind, 1, 0.0, 1), ("set", "_steps_per_run", per_run),
-                                         ("run", kind, 1, 0.0, 1), ("run", kind, 1, 0.0, 1)])
+        compare(
+            graph,
+            name,
+            arguments,
+            [
+                ("run", kind, 1, 0.0, 1),
+                ("set", "_steps_per_run", per_run),
+                ("run", kind, 1, 0.0, 1),
+                ("run", kind, 1, 0.0, 1),
+            ],
+        )
 
 
 finite = [0.0, -0.0, 1.5, math.inf, -math.inf]
@@ -544,12 +623,28 @@ BFLOAT16 = tf.bfloat16.as_numpy_dtype
 
 
 @pytest.mark.parametrize("fail", [True, False], ids=["fails", "stops"])
-@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble, BFLOAT16, np.complex64, np.array, float],
-                         ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [np.float16, np.float32, np.float64, np.longdouble, BFLOAT16, np.complex64, np.array, float],
+    ids=lambda kind: kind.__name__,
+)
 def test_nan_hook_equals_tensorflows(graph, kind, fail):
     script = [("wrong", kind(value)) for value in [*finite, math.nan, -math.nan, 1.0]]
-    script += [("wrong", value) for value in (np.float32(2), np.int64(1), 3, None, "x", np.array([1.0]), np.array([1.0, 2.0]),
-                                              {"global_step": np.float32(1)}, {"global_step": np.float32("nan")}, Decimal(1))]
+    script += [
+        ("wrong", value)
+        for value in (
+            np.float32(2),
+            np.int64(1),
+            3,
+            None,
+            "x",
+            np.array([1.0]),
+            np.array([1.0, 2.0]),
+            {"global_step": np.float32(1)},
+            {"global_step": np.float32("nan")},
+            Decimal(1),
+        )
+    ]
     compare(graph, "NanTensorHook", {"loss_tensor": "loss:0", "fail_on_nan_loss": fail}, script)
 
 
@@ -561,9 +656,12 @@ def test_nan_hook_knows_every_half_precision_nan(graph, bits):
 
 @pytest.mark.parametrize("name", ["StopAtStepHook", "StepCounterHook", "CheckpointSaverHook", "SummarySaverHook"])
 def test_quiet_runs_do_not_reach_tensorflows_methods(graph, name):
-    arguments = {"StopAtStepHook": {"last_step": 100}, "StepCounterHook": {"every_n_steps": 100},
-                 "CheckpointSaverHook": {"save_steps": 100, "checkpoint_dir": "checkpoints"},
-                 "SummarySaverHook": {"save_steps": 100, "output_dir": "x", "summary_op": "s"}}[name]
+    arguments = {
+        "StopAtStepHook": {"last_step": 100},
+        "StepCounterHook": {"every_n_steps": 100},
+        "CheckpointSaverHook": {"save_steps": 100, "checkpoint_dir": "checkpoints"},
+        "SummarySaverHook": {"save_steps": 100, "output_dir": "x", "summary_op": "s"},
+    }[name]
     driven = Driven(graph, fh, name, arguments)
     driven.hook._steps_per_run = 1
     driven.step(np.int64(1), np.int64(2), None)
@@ -580,10 +678,16 @@ def test_quiet_runs_do_not_reach_tensorflows_methods(graph, name):
 @pytest.mark.parametrize("method", ["before_run", "after_run"])
 @pytest.mark.parametrize("name", sorted(ATTRIBUTES))
 def test_method_set_on_tensorflows_hook_is_called(graph, name, method):
-    arguments = {"StopAtStepHook": {"last_step": 100}, "StepCounterHook": {}, "NanTensorHook": {"loss_tensor": "loss:0"},
-                 "LoggingTensorHook": {"tensors": ["loss:0"], "every_n_iter": 100}, "GlobalStepWaiterHook": {"wait_until_step": 0},
-                 "SummarySaverHook": {"save_steps": 100, "output_dir": "x", "summary_op": "s"},
-                 "CheckpointSaverHook": {"save_steps": 100, "checkpoint_dir": "x"}, "ProfilerHook": {"save_steps": 100}}[name]
+    arguments = {
+        "StopAtStepHook": {"last_step": 100},
+        "StepCounterHook": {},
+        "NanTensorHook": {"loss_tensor": "loss:0"},
+        "LoggingTensorHook": {"tensors": ["loss:0"], "every_n_iter": 100},
+        "GlobalStepWaiterHook": {"wait_until_step": 0},
+        "SummarySaverHook": {"save_steps": 100, "output_dir": "x", "summary_op": "s"},
+        "CheckpointSaverHook": {"save_steps": 100, "checkpoint_dir": "x"},
+        "ProfilerHook": {"save_steps": 100},
+    }[name]
     for lib in PAIR:
         driven = Driven(graph, lib, name, arguments)
         driven.step(np.int64(0), np.int64(1), None)

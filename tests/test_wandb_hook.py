@@ -85,10 +85,10 @@ def read_records(path):
         if left_in_block < 7:
             at += left_in_block
             continue
-        _, size, kind = struct.unpack("<IHB", data[at:at + 7])
+        _, size, kind = struct.unpack("<IHB", data[at : at + 7])
         if at + 7 + size > len(data):
             return  # still being written
-        record += data[at + 7:at + 7 + size]
+        record += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # whole, or the last part
             yield wandb_internal_pb2.Record.FromString(record)
@@ -99,7 +99,9 @@ def read_rows(path):
     """Yields (row number, {key: value}) of a run's file, without the wall clock."""
     for record in read_records(path):
         if record.WhichOneof("record_type") == "history":
-            values = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+            values = {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item
+            }
             yield record.history.step.num, {key: value for key, value in values.items() if key not in CLOCKS}
 
 
@@ -117,9 +119,17 @@ class Program:
         self.graph = tf.Graph()
         with self.graph.as_default():
             step = v1.get_variable(
-                "global_step", [], tf.int64, v1.constant_initializer(first), trainable=False, use_resource=not reference,
-                collections=[v1.GraphKeys.GLOBAL_VARIABLES, v1.GraphKeys.GLOBAL_STEP])
-            self.count = v1.get_variable("count", [], tf.int64, v1.zeros_initializer(), trainable=False, use_resource=True)
+                "global_step",
+                [],
+                tf.int64,
+                v1.constant_initializer(first),
+                trainable=False,
+                use_resource=not reference,
+                collections=[v1.GraphKeys.GLOBAL_VARIABLES, v1.GraphKeys.GLOBAL_STEP],
+            )
+            self.count = v1.get_variable(
+                "count", [], tf.int64, v1.zeros_initializer(), trainable=False, use_resource=True
+            )
             self.increment = v1.placeholder_with_default(tf.constant(0, tf.int64), [])
             read = self.graph.as_graph_element(step)
             before = tf.cast(read, tf.float64)  # a copy: a reference variable's value changes under an identity
@@ -182,9 +192,18 @@ def test_rows_are_those_of_wandbs_hook(mix, tmp_path, period, steps):
     assert seen(rows) == list(range(0, steps, period))
 
 
-@pytest.mark.parametrize("program", [
-    {"first": 1234}, {"first": 20}, {"first": 19, "read_after": True}, {"read_after": True}, {"reference": True},
-    {"reference": True, "read_after": True}], ids=str)
+@pytest.mark.parametrize(
+    "program",
+    [
+        {"first": 1234},
+        {"first": 20},
+        {"first": 19, "read_after": True},
+        {"read_after": True},
+        {"reference": True},
+        {"reference": True, "read_after": True},
+    ],
+    ids=str,
+)
 def test_resumed_and_reference_steps(mix, tmp_path, program):
     expected = peer_rows(tmp_path, program=program)
     rows, _ = rows_of(mix, tmp_path, program=program)
@@ -217,7 +236,9 @@ def test_row_whenever_a_multiple_is_reached_or_passed(our_hook_mix, tmp_path, in
     assert computed <= len(rows) + 3
 
 
-@pytest.mark.parametrize("increments", [[1, 1, 1, 14], [0, 1], [5, 1, 1], [1, 1, 1, 1, 1, 1, 1, 23], [30, 1, 1, 1, 1, 1]], ids=str)
+@pytest.mark.parametrize(
+    "increments", [[1, 1, 1, 14], [0, 1], [5, 1, 1], [1, 1, 1, 1, 1, 1, 1, 23], [30, 1, 1, 1, 1, 1]], ids=str
+)
 def test_irregular_increments_miss_no_row(our_hook_mix, tmp_path, increments):
     rows, _ = rows_of(our_hook_mix, tmp_path, steps=60, program={"increments": increments})
     steps = [0]
@@ -228,7 +249,7 @@ def test_irregular_increments_miss_no_row(our_hook_mix, tmp_path, increments):
     for multiple in range(0, steps[-2], 10):
         # The run on which it is reached or passed, or, if that was not to be expected, the next one.
         reached = next(i for i, step in enumerate(steps) if step >= multiple)
-        assert set(steps[reached:reached + 2]) & set(logged), (multiple, steps, logged)
+        assert set(steps[reached : reached + 2]) & set(logged), (multiple, steps, logged)
 
 
 def test_rows_with_increments_from_the_start(mix, tmp_path):
@@ -257,10 +278,12 @@ def test_other_kinds_of_summaries(mix, tmp_path, kind):
         program = Program()
         with program.graph.as_default():
             value = tf.cast(program.seen, tf.float32) + tf.constant([[0.0, 1.0], [2.0, 4.0]])
-            made = {"histogram": lambda: v1.summary.histogram("kinds/histogram", value),
-                    "image": lambda: v1.summary.image("kinds/image", value[None, :, :, None]),
-                    "text": lambda: v1.summary.text("kinds/text", tf.as_string(program.seen)),
-                    "tensor": lambda: v1.summary.tensor_summary("kinds/tensor", value)}[kind]()
+            made = {
+                "histogram": lambda: v1.summary.histogram("kinds/histogram", value),
+                "image": lambda: v1.summary.image("kinds/image", value[None, :, :, None]),
+                "text": lambda: v1.summary.text("kinds/text", tf.as_string(program.seen)),
+                "tensor": lambda: v1.summary.tensor_summary("kinds/tensor", value),
+            }[kind]()
             both = v1.summary.merge([made, program.seen_summary])
         with OfflineRun(tmp_path) as run:
             program.run(mix[0], mix[1](both, 10), 25)
@@ -281,7 +304,9 @@ class History:
         self.calls.append(("add", dict(row)))
 
     def _row_update(self, row):
-        self.calls.append(("update", {key: np.asarray(value).tolist() for key, value in row.items() if key != "computed"}))
+        self.calls.append(
+            ("update", {key: np.asarray(value).tolist() for key, value in row.items() if key != "computed"})
+        )
 
 
 def test_history_takes_the_rows(mix, tmp_path):
@@ -339,7 +364,9 @@ def test_rows_never_go_back_after_a_recovery(our_hook_mix, tmp_path):
     with OfflineRun(tmp_path) as run, program.graph.as_default():
         hooks = [hook_class(steps_per_log=5), Abort(at=24), v1.train.CheckpointSaverHook(str(tmp_path), save_steps=8)]
         scaffold = v1.train.Scaffold()
-        with lib.MonitoredSession(v1.train.ChiefSessionCreator(scaffold, checkpoint_dir=str(tmp_path)), hooks) as session:
+        with lib.MonitoredSession(
+            v1.train.ChiefSessionCreator(scaffold, checkpoint_dir=str(tmp_path)), hooks
+        ) as session:
             values = [int(session.run([program.seen, program.train], {program.increment: 1})[0]) for _ in range(40)]
     assert values == [*range(23), *range(16, 33)]  # back to the checkpoint
     assert seen(run.rows) == [0, 5, 10, 15, 20, 25, 30]
@@ -356,7 +383,9 @@ def test_begin_without_a_run(hook_class):
 def test_graph_without_summaries(tmp_path):
     with OfflineRun(tmp_path), tf.Graph().as_default():
         v1.train.get_or_create_global_step()
-        with pytest.raises(ValueError, match=r"^WandbHook has nothing to log: the graph has no summaries and summary_op is None"):
+        with pytest.raises(
+            ValueError, match=r"^WandbHook has nothing to log: the graph has no summaries and summary_op is None"
+        ):
             fh.WandbHook().begin()
 
 
@@ -369,7 +398,7 @@ def test_graph_without_a_global_step(tmp_path):
 
 @pytest.mark.parametrize("bad", [0, -1, 2.9, 10.0, True, "10", None, np.float32(3)], ids=repr)
 def test_steps_per_log_is_checked(bad):
-    with pytest.raises(ValueError, match="^steps_per_log must be a positive int; got ") as caught:
+    with pytest.raises(ValueError, match=r"^steps_per_log must be a positive int; got ") as caught:
         fh.WandbHook(steps_per_log=bad)
     assert repr(bad) in str(caught.value)
 

@@ -1,0 +1,21 @@
+"""What a hook is handed: the context of a run and its values, made as far as they are looked at."""
+
+
+cdef class RunContextBase:
+    cdef object fetches, feed_dict  # the caller's
+    cdef object args                # the SessionRunArgs of these two, once it was looked at
+    # TensorFlow's private attributes, live.
+    cdef public object _session, _stop_requested
+
+
+# The RunOptions and RunMetadata of one run, shared by all its hooks.
+cdef class RunProtos:
+    cdef object run_options, run_metadata   # None: not looked at yet
+    cdef object options(self)
+    cdef object metadata(self)
+
+
+cdef RunContextBase new_context(object fetches, object feed_dict, object session)
+
+# SessionRunValues of these results.
+cdef object new_values(object results, RunProtos protos)
