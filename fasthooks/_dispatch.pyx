@@ -259,7 +259,11 @@ cdef class HookDispatcher:
                                                    "Same tensor is fed by a SessionRunHook and user.")
                 hook_feeds.update(user_feeds)
             user_feeds = hook_feeds
-        if options is not None:
+        # A hook may have closed the session, or put another in its place.
+        raw = session._sess
+        if raw is not self.raw:
+            self.cache.decline("a hook replaced the raw session")
+        elif options is not None:
             self.cache.decline("a hook asked for run options")
         elif fetches is not None:
             for prepared in self.recent_mixed:
@@ -278,8 +282,8 @@ cdef class HookDispatcher:
             for i in range(len(active)):
                 if requests[i + 1] is not None:
                     wanted[(<Slot>active[i]).hook] = requests[i + 1]
-            values = [self.raw.run(fetches=wanted, feed_dict=user_feeds, options=protos.options(),
-                                   run_metadata=protos.metadata())]
+            values = [raw.run(fetches=wanted, feed_dict=user_feeds, options=protos.options(),
+                              run_metadata=protos.metadata())]
             clock.known = False
             self.finish(session, active, 0, acted, None, values, context, protos, clock)
             return (<dict>values[0])["caller"]

@@ -5,7 +5,9 @@ cdef class FeedSpec:
     cdef readonly object tensor     # the tensor that is fed
     cdef object numpy_type          # NumPy type that `Session.run` converts to
     cdef int typenum                # NumPy's number of that type; -1: values need `Session.run`'s own way
-    cdef tuple dims                 # sizes, -1 where any; None: any rank
+    cdef object shape               # the tensor's shape at the last look
+    cdef tuple dims                 # its sizes, -1 where any; None: any rank
+    cdef int look(self) except -1
     # Whether an array has a shape that may be fed.
     cdef bint fits(self, object array) except -1
     # The array to feed; None: `Session.run` has to judge this value.
@@ -28,7 +30,11 @@ cdef class Plan:
     cdef readonly int n_ops         # ops of the pruned graph; -1: not counted
     cdef Trial trial                # None once decided
     cdef unsigned long used         # number of the last run, among the runs of all plans
-    # Whether the keys of `feed_dict` are those of this plan.
+    # Ops and tensors that the graph keeps from being fetched and fed, and how many there were when this was made.
+    cdef set unfetchable, unfeedable
+    cdef Py_ssize_t n_unfetchable, n_unfeedable
+    cdef bint is_allowed(self) except -1
+    # Whether the keys of `feed_dict` are those of this plan, and it may still be run.
     cdef bint takes(self, object feed_dict) except -1
     # Arrays to feed, in the callable's order; None: `Session.run` has to judge a value. Keys must be this plan's.
     cdef list feed_values(self, object feed_dict)

@@ -79,17 +79,25 @@ cdef class FeedSpec:
     """One fed tensor, and which values for it need no help from `Session.run`."""
 
     def __init__(self, tensor):
-        shape = tensor.get_shape()
         self.tensor = tensor
         self.numpy_type = tensor.dtype.as_numpy_dtype
         self.typenum = np.dtype(self.numpy_type).num
-        self.dims = None if shape.rank is None else tuple([-1 if size is None else size for size in shape.as_list()])
+        self.look()
         if tensor.dtype.base_dtype in (dtypes.resource, dtypes.variant) or tensor.dtype.is_quantized:
             self.typenum = -1
+
+    cdef int look(self) except -1:
+        # `set_shape` makes the tensor forget the shape object that it last gave out.
+        self.shape = self.tensor.get_shape()
+        self.dims = None if self.shape.rank is None else tuple(
+            [-1 if size is None else size for size in self.shape.as_list()])
+        return 0
 
     cdef bint fits(self, object value) except -1:
         cdef cnp.ndarray array = value
         cdef Py_ssize_t i, size
+        if self.tensor._shape_val is not self.shape:
+            self.look()
         if self.dims is None:
             return True
         if len(self.dims) != array.ndim:
@@ -164,6 +172,10 @@ cdef class Plan:
         self.fetch_names = fetch_names
         self.target_names = target_names
         self.n_ops = -1
+        self.unfetchable = session.graph._unfetchable_ops
+        self.unfeedable = session.graph._unfeedable_tensors._storage
+        self.n_unfetchable = len(self.unfetchable)
+        self.n_unfeedable = len(self.unfeedable)
 
     def make(self, bint inline):
         """Returns the owner of a new native callable for this plan."""
@@ -193,10 +205,15 @@ cdef class Plan:
                 "feeds": [(<FeedSpec>feed).tensor.name for feed in self.feeds], "ops": self.n_ops,
                 "scheduling": self.scheduling, "reason": self.reason}
 
+    cdef bint is_allowed(self) except -1:
+        return len(self.unfetchable) == self.n_unfetchable and len(self.unfeedable) == self.n_unfeedable
+
     cdef bint takes(self, object feed_dict) except -1:
         cdef PyObject *key
         cdef PyObject *value
         cdef Py_ssize_t at = 0, i = 0
+        if not self.is_allowed():
+            return False
         if not feed_dict:
             return len(self.feeds) == 0
         if type(feed_dict) is not dict and type(feed_dict) is not collections.OrderedDict:
@@ -345,7 +362,7 @@ cdef class PlanCache:
             return None
         signature = tuple(key)
         found = self.plans.get(signature)
-        if found is None:
+        if found is None or (type(found) is Plan and not (<Plan>found).is_allowed()):
             try:
                 found = self.make(requests, list(feed_dict) if feed_dict else [])
                 (<Plan>found).used = _runs
