@@ -20,6 +20,19 @@ cdef struct Clock:
     double now      # seconds since the epoch
 
 
+# A timer's attributes as numbers.
+cdef struct Numbers:
+    bint known              # all of the following could be read, those of the seconds aside
+    bint first              # it never triggered
+    bint in_secs, in_steps  # which period it has
+    bint whole              # the period in steps is an int
+    bint timed              # the period in seconds and the time of the last trigger could be read
+    int64_t last            # step of the last trigger
+    int64_t whole_steps     # period in steps
+    double steps            # the same, if it is no int
+    double secs, then       # period, and time of the last trigger, in seconds
+
+
 cdef class Timer(Watched):
     # TensorFlow's private attributes: numbers or None, live in both directions.
     cdef public object _every_secs, _every_steps, _last_triggered_step, _last_triggered_time
@@ -31,4 +44,6 @@ cdef class TimerView:
     cdef bint never             # its class never triggers
     cdef PyTypeObject* cls      # its class, if it is one whose methods and attributes are known; never dereferenced
     cdef unsigned int tag       # version tag of that class
+    cdef unsigned long long version     # version of the timer's `__dict__` when `numbers` were read
+    cdef Numbers numbers
     cdef int decide(self, int64_t step, Clock* clock) except -1

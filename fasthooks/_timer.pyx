@@ -15,7 +15,7 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport INT32_MAX, int64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
-from fasthooks._guard cimport Watched, definitions_known, instance_dict, is_stock, type_tag
+from fasthooks._guard cimport Watched, definitions_known, dict_version, instance_dict, is_stock, type_tag
 from fasthooks._number cimport as_number, as_step, is_int32
 
 cnp.import_array()
@@ -64,32 +64,37 @@ cdef int read_clock(Clock* clock) except -1:
     return clock.usable
 
 
-cdef int timer_rule(PyObject* every_secs, PyObject* every_steps, PyObject* last_step, PyObject* last_time,
-                    int64_t step, Clock* clock) except -1:
-    # All objects are read before the clock is: that call may run any Python code and free them.
-    cdef int64_t last, whole_steps
-    cdef double secs, steps, then = 0
-    cdef bint in_secs = every_secs is not NULL and every_secs is not <PyObject*>None
-    cdef bint in_steps = every_steps is not NULL and every_steps is not <PyObject*>None
-    cdef bint whole = in_steps and as_step(every_steps, &whole_steps)
-    if last_step is <PyObject*>None:
+cdef void read_timer(Numbers* numbers, PyObject* every_secs, PyObject* every_steps, PyObject* last_step,
+                     PyObject* last_time) noexcept:
+    # In one go, before the clock is read: that call may run any Python code and free the objects.
+    numbers.first = last_step is <PyObject*>None
+    numbers.in_secs = every_secs is not NULL and every_secs is not <PyObject*>None
+    numbers.in_steps = every_steps is not NULL and every_steps is not <PyObject*>None
+    numbers.whole = numbers.in_steps and as_step(every_steps, &numbers.whole_steps)
+    numbers.known = (
+        (numbers.first or as_step(last_step, &numbers.last))
+        and (numbers.whole or not numbers.in_steps or as_number(every_steps, &numbers.steps))
+        # NumPy's own sum would wrap or raise.
+        and not (numbers.whole and numbers.whole_steps > INT32_MAX and not numbers.first and is_int32(last_step)))
+    # Not looked at until the steps have been compared: TensorFlow does not either.
+    numbers.timed = numbers.in_secs and as_number(every_secs, &numbers.secs) and as_number(last_time, &numbers.then)
+
+
+cdef int timer_rule(Numbers* numbers, int64_t step, Clock* clock) except -1:
+    if numbers.first:
         return ACT
-    if not as_step(last_step, &last):
+    if not numbers.known:
         return ODD
-    if last == step:
+    if numbers.last == step:
         return QUIET
-    if in_steps and not whole and not as_number(every_steps, &steps):
-        return ODD
-    if whole and whole_steps > INT32_MAX and is_int32(last_step):
-        return ODD
-    if in_secs:
-        if not as_number(every_secs, &secs) or not as_number(last_time, &then) or not read_clock(clock):
+    if numbers.in_secs:
+        if not numbers.timed or not read_clock(clock):
             return ODD
-        if clock.now >= then + secs:
+        if clock.now >= numbers.then + numbers.secs:
             return ACT
-    if whole:
-        return ACT if step >= last + whole_steps else QUIET
-    return ACT if in_steps and step >= last + steps else QUIET
+    if numbers.whole:
+        return ACT if step >= numbers.last + numbers.whole_steps else QUIET
+    return ACT if numbers.in_steps and step >= numbers.last + numbers.steps else QUIET
 
 
 cdef class Timer(Watched):
@@ -113,12 +118,13 @@ cdef class Timer(Watched):
         """
         cdef int64_t number
         cdef Clock clock
+        cdef Numbers numbers
         cdef int decision
         if as_step(<PyObject*>step, &number) and is_stock(self):
             clock.known = False
-            decision = timer_rule(<PyObject*>self._every_secs, <PyObject*>self._every_steps,
-                                  <PyObject*>self._last_triggered_step, <PyObject*>self._last_triggered_time,
-                                  number, &clock)
+            read_timer(&numbers, <PyObject*>self._every_secs, <PyObject*>self._every_steps,
+                       <PyObject*>self._last_triggered_step, <PyObject*>self._last_triggered_time)
+            decision = timer_rule(&numbers, number, &clock)
             if decision != ODD:
                 return decision == ACT
         return super(Timer, self).should_trigger_for_step(step)
@@ -139,26 +145,33 @@ cdef class TimerView:
 
     cdef int decide(self, int64_t step, Clock* clock) except -1:
         cdef Timer compiled = self.compiled
+        cdef Numbers numbers
         cdef PyObject* fields
+        cdef unsigned long long version
         if compiled is not None:
             if not is_stock(compiled):
                 return ACT
-            return timer_rule(<PyObject*>compiled._every_secs, <PyObject*>compiled._every_steps,
-                              <PyObject*>compiled._last_triggered_step, <PyObject*>compiled._last_triggered_time,
-                              step, clock)
+            read_timer(&numbers, <PyObject*>compiled._every_secs, <PyObject*>compiled._every_steps,
+                       <PyObject*>compiled._last_triggered_step, <PyObject*>compiled._last_triggered_time)
+            return timer_rule(&numbers, step, clock)
         if self.tag == 0 or (<PyObject*>self.timer).ob_type is not self.cls or type_tag(self.cls) != self.tag:
             return ACT
         fields = instance_dict(<PyObject*>self.timer)
         if fields is NULL:
             return ACT
         try:
-            if PyDict_GetItemWithError(<object>fields, "should_trigger_for_step") is not NULL:
-                return ACT
-            if self.never:
-                return QUIET
-            return timer_rule(PyDict_GetItemWithError(<object>fields, "_every_secs"),
-                              PyDict_GetItemWithError(<object>fields, "_every_steps"),
-                              PyDict_GetItemWithError(<object>fields, "_last_triggered_step"),
-                              PyDict_GetItemWithError(<object>fields, "_last_triggered_time"), step, clock)
+            version = dict_version(fields)
+            if version == 0 or version != self.version:
+                if PyDict_GetItemWithError(<object>fields, "should_trigger_for_step") is not NULL:
+                    return ACT
+                read_timer(&self.numbers, PyDict_GetItemWithError(<object>fields, "_every_secs"),
+                           PyDict_GetItemWithError(<object>fields, "_every_steps"),
+                           PyDict_GetItemWithError(<object>fields, "_last_triggered_step"),
+                           PyDict_GetItemWithError(<object>fields, "_last_triggered_time"))
+                self.version = version
         finally:
             Py_DECREF(<object>fields)
+        if self.never:
+            return QUIET
+        numbers = self.numbers
+        return timer_rule(&numbers, step, clock)

@@ -47,7 +47,6 @@ cdef class SharedStep:
 # Hooks that fetch the global step on every run.
 cdef class GlobalStepTrigger(HookTrigger):
     cdef public object _global_step_tensor
-    cdef SharedStep shared_step(self, object run_context)
 
 
 cdef class StopAtStepTrigger(GlobalStepTrigger):

@@ -15,9 +15,10 @@ import logging
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetItem
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport INT32_MAX, int64_t
 
-from fasthooks._guard cimport Watched, is_stock
+from fasthooks._guard cimport Watched, instance_dict, is_stock
 from fasthooks._number cimport as_step, is_int32, is_int64, is_nan, new_int64
 from fasthooks._timer cimport ACT, QUIET, READ, Clock, TimerView
 
@@ -26,26 +27,22 @@ cnp.import_array()
 cdef extern from "Python.h":
     PyObject* Py_False
     PyObject* Py_True
-    PyObject* PyEval_GetFrame()
 
 # Set by `configure`.
 cdef object _make_run_args = None
-cdef object _before_run_loop = None
-cdef object _after_run_loop = None
+cdef object _context_class = None
 
 
-def configure(make_run_args, before_run_loop, after_run_loop):
+def configure(make_run_args, context_class):
     """Tells this module the names it needs from TensorFlow.
 
     Args:
       make_run_args: Called with fetches; returns what `before_run` returns.
-      before_run_loop: Code object of the function in which TensorFlow's session calls `before_run` of its hooks.
-      after_run_loop: The same for `after_run`.
+      context_class: Class of the run contexts that TensorFlow's own session makes.
     """
-    global _make_run_args, _before_run_loop, _after_run_loop
+    global _make_run_args, _context_class
     _make_run_args = make_run_args
-    _before_run_loop = before_run_loop
-    _after_run_loop = after_run_loop
+    _context_class = context_class
 
 
 cdef inline PyObject* live(PyObject* fields, PyObject* own, object name) noexcept:
@@ -56,8 +53,8 @@ cdef inline PyObject* live(PyObject* fields, PyObject* own, object name) noexcep
 cdef class HookTrigger(Watched):
     """Compiled base of a hook, or the stand-in for one of TensorFlow's own hook objects.
 
-    As the base of a public hook it also answers `before_run` and `after_run` when another session than ours calls
-    them, and passes on to TensorFlow's method of the same name whenever there is something to do.
+    A public hook calls `before_run` and `after_run` of this module from its methods of that name. They serve the hook
+    in a session that is not ours, and pass on to TensorFlow's own method whenever there is something to do.
     """
 
     cdef tuple watched_methods(self):
@@ -102,49 +99,43 @@ cdef class HookTrigger(Watched):
             view = self.view = TimerView(<object>timer)
         return view.decide(step, clock)
 
-    # Public API
 
-    def before_run(self, run_context):
-        """Returns what this hook fetches on the coming run; see `tf.compat.v1.train.SessionRunHook`."""
-        cdef Clock clock
-        cdef PyObject* tensor
-        if is_stock(self):
-            clock.known = False
-            if self.before(NULL, &clock) == QUIET:
-                tensor = self.quiet_tensor(NULL)
-                if tensor is NULL or tensor is <PyObject*>None or self.follows(run_context, <object>tensor):
-                    return None
-                if self.run_args is None or <PyObject*>self.run_args_tensor is not tensor:
-                    self.run_args_tensor = <object>tensor
-                    self.run_args = _make_run_args(self.quiet_fetches(<object>tensor))
-                return self.run_args
-        return super(HookTrigger, self).before_run(run_context)
-
-    def after_run(self, run_context, run_values):
-        """Acts on the results of the run, if it is time; see `tf.compat.v1.train.SessionRunHook`."""
-        cdef Clock clock
-        cdef PyObject* value
-        cdef object shared = None
-        if is_stock(self):
-            results = run_values.results
-            if results is None:
-                shared = self.shared_results(run_context)
-                results = shared
-            clock.known = False
-            if self.quiet_value(results, &value):
-                if shared is None and value is not NULL:
-                    self.share(run_context, <object>value)
-                if self.after(NULL, value, &clock) == QUIET:
-                    return None
-            if shared is not None:
-                run_values = run_values._replace(results=shared)
-        return super(HookTrigger, self).after_run(run_context, run_values)
+def before_run(HookTrigger hook not None, run_context):
+    """What a public hook returns from `before_run`: the standing request, or what TensorFlow's own method returns."""
+    cdef Clock clock
+    cdef PyObject* tensor
+    if is_stock(hook):
+        clock.known = False
+        if hook.before(NULL, &clock) == QUIET:
+            tensor = hook.quiet_tensor(NULL)
+            if tensor is NULL or tensor is <PyObject*>None or hook.follows(run_context, <object>tensor):
+                return None
+            if hook.run_args is None or <PyObject*>hook.run_args_tensor is not tensor:
+                hook.run_args_tensor = <object>tensor
+                hook.run_args = _make_run_args(hook.quiet_fetches(<object>tensor))
+            return hook.run_args
+    return super(HookTrigger, hook).before_run(run_context)
 
 
-cdef bint called_from(object code) except -1:
-    # Whether the Python function that runs now, so the one that called us, is this one.
-    cdef PyObject* frame = PyEval_GetFrame()
-    return frame is not NULL and (<object>frame).f_code is code
+def after_run(HookTrigger hook not None, run_context, run_values):
+    """What a public hook does in `after_run`: nothing, or what TensorFlow's own method does."""
+    cdef Clock clock
+    cdef PyObject* value
+    cdef object shared = None
+    if is_stock(hook):
+        results = run_values.results
+        if results is None:
+            shared = hook.shared_results(run_context)
+            results = shared
+        clock.known = False
+        if hook.quiet_value(results, &value):
+            if shared is None and value is not NULL:
+                hook.share(run_context, <object>value)
+            if hook.after(NULL, value, &clock) == QUIET:
+                return None
+        if shared is not None:
+            run_values = run_values._replace(results=shared)
+    return super(HookTrigger, hook).after_run(run_context, run_values)
 
 
 cdef class GlobalStepTrigger(HookTrigger):
@@ -154,42 +145,50 @@ cdef class GlobalStepTrigger(HookTrigger):
         return live(fields, <PyObject*>self._global_step_tensor, "_global_step_tensor")
 
     cdef bint follows(self, object run_context, object tensor) except -1:
-        # TensorFlow parses each request anew, which costs several microseconds. Only its own loop is known to call
-        # `after_run` of the same hooks in the same order.
+        # TensorFlow parses each request anew, which costs several microseconds.
         cdef SharedStep shared
-        if not called_from(_before_run_loop):
+        if type(run_context) is not _context_class:
             return False
-        found = vars(run_context).get("_fasthooks_step")
-        if found is None:
+        shared = shared_step(run_context)
+        if shared is None:
             shared = SharedStep.__new__(SharedStep)
             shared.tensor = tensor
             run_context._fasthooks_step = shared
             return False
-        return (<SharedStep?>found).tensor is tensor
-
-    cdef SharedStep shared_step(self, object run_context):
-        found = vars(run_context).get("_fasthooks_step")
-        if found is None or (<SharedStep?>found).tensor is not self._global_step_tensor:
-            return None
-        return <SharedStep>found
+        return shared.tensor is tensor
 
     cdef int share(self, object run_context, object value) except -1:
-        cdef SharedStep shared = self.shared_step(run_context)
-        if shared is not None:
-            shared.value = value
+        cdef SharedStep shared
+        if type(run_context) is _context_class:
+            shared = shared_step(run_context)
+            if shared is not None and shared.tensor is self._global_step_tensor:
+                shared.value = value
         return 0
 
     cdef object shared_results(self, object run_context):
         cdef SharedStep shared
-        if not called_from(_after_run_loop):
+        if type(run_context) is not _context_class:
             return None
-        shared = self.shared_step(run_context)
-        if shared is None:
+        shared = shared_step(run_context)
+        if shared is None or shared.tensor is not self._global_step_tensor:
             return None
         if shared.value is None:
-            # The hook that fetched it was taken out of the list during the run.
+            # The hook that fetched it was taken out of the list during the run, or comes later than this one.
             shared.value = run_context.session.run(shared.tensor)
         return self.quiet_fetches(shared.value)
+
+
+cdef SharedStep shared_step(object run_context):
+    # What the first of our hooks left in the context of this run, or None.
+    cdef PyObject* fields = instance_dict(<PyObject*>run_context)
+    cdef PyObject* found
+    cdef SharedStep shared = None
+    if fields is not NULL:
+        found = PyDict_GetItemWithError(<object>fields, "_fasthooks_step")
+        if found is not NULL:
+            shared = <SharedStep?><object>found
+        Py_DECREF(<object>fields)
+    return shared
 
 
 cdef class StopAtStepTrigger(GlobalStepTrigger):

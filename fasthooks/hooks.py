@@ -14,8 +14,7 @@ import sys
 from typing import Any
 
 from tensorflow.python.training import basic_session_run_hooks as stock
-from tensorflow.python.training import monitored_session
-from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
+from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunContext, SessionRunHook
 
 from fasthooks import _guard, _timer, _trigger
 
@@ -41,17 +40,19 @@ def _compiled(timer):
     return timer
 
 
-class PlainMethods:
-    """Makes the compiled per-step methods plain functions, as which `mock` and `inspect` treat TensorFlow's."""
+class PerStepMethods:
+    """The methods that a session calls on every step, as plain functions: `mock` and `inspect` treat them as TensorFlow's."""
 
     def before_run(self, run_context):
-        return super().before_run(run_context)
+        """Returns what this hook fetches on the coming run; see `tf.compat.v1.train.SessionRunHook`."""
+        return _trigger.before_run(self, run_context)
 
     def after_run(self, run_context, run_values):
-        return super().after_run(run_context, run_values)
+        """Acts on the results of the run, if it is time; see `tf.compat.v1.train.SessionRunHook`."""
+        return _trigger.after_run(self, run_context, run_values)
 
 
-class StopAtStepHook(PlainMethods, _trigger.StopAtStepTrigger, stock.StopAtStepHook):
+class StopAtStepHook(PerStepMethods, _trigger.StopAtStepTrigger, stock.StopAtStepHook):
     """Requests a stop at a global step.
 
     Args:
@@ -65,7 +66,7 @@ class StopAtStepHook(PlainMethods, _trigger.StopAtStepTrigger, stock.StopAtStepH
     """
 
 
-class StepCounterHook(PlainMethods, _trigger.StepCounterTrigger, stock.StepCounterHook):
+class StepCounterHook(PerStepMethods, _trigger.StepCounterTrigger, stock.StepCounterHook):
     """Logs steps per second, and writes them as the summary `<global step>/sec`.
 
     Args:
@@ -84,7 +85,7 @@ class StepCounterHook(PlainMethods, _trigger.StepCounterTrigger, stock.StepCount
         self._timer = _compiled(self._timer)
 
 
-class LoggingTensorHook(PlainMethods, _trigger.LoggingTensorTrigger, stock.LoggingTensorHook):
+class LoggingTensorHook(PerStepMethods, _trigger.LoggingTensorTrigger, stock.LoggingTensorHook):
     """Logs the values of tensors every N runs, every N seconds, or at the end. Fetches them only then.
 
     Args:
@@ -104,7 +105,7 @@ class LoggingTensorHook(PlainMethods, _trigger.LoggingTensorTrigger, stock.Loggi
         self._timer = _compiled(self._timer)
 
 
-class NanTensorHook(PlainMethods, _trigger.NanTensorTrigger, stock.NanTensorHook):
+class NanTensorHook(PerStepMethods, _trigger.NanTensorTrigger, stock.NanTensorHook):
     """Stops when a tensor, the loss, is NaN.
 
     Args:
@@ -113,7 +114,7 @@ class NanTensorHook(PlainMethods, _trigger.NanTensorTrigger, stock.NanTensorHook
     """
 
 
-class SummarySaverHook(PlainMethods, _trigger.SummarySaverTrigger, stock.SummarySaverHook):
+class SummarySaverHook(PerStepMethods, _trigger.SummarySaverTrigger, stock.SummarySaverHook):
     """Writes summaries every N steps or seconds. Computes them only then.
 
     Args:
@@ -136,7 +137,7 @@ class SummarySaverHook(PlainMethods, _trigger.SummarySaverTrigger, stock.Summary
         self._timer = _compiled(self._timer)
 
 
-class CheckpointSaverHook(PlainMethods, _trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):
+class CheckpointSaverHook(PerStepMethods, _trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):
     """Saves a checkpoint every N steps or seconds, at session creation and at the end.
 
     Args:
@@ -162,7 +163,7 @@ class CheckpointSaverHook(PlainMethods, _trigger.CheckpointSaverTrigger, stock.C
         self._timer = _compiled(self._timer)
 
 
-class GlobalStepWaiterHook(PlainMethods, _trigger.GlobalStepWaiterTrigger, stock.GlobalStepWaiterHook):
+class GlobalStepWaiterHook(PerStepMethods, _trigger.GlobalStepWaiterTrigger, stock.GlobalStepWaiterHook):
     """Holds the first run back until the global step reaches a value; looks twice a second.
 
     Args:
@@ -170,7 +171,7 @@ class GlobalStepWaiterHook(PlainMethods, _trigger.GlobalStepWaiterTrigger, stock
     """
 
 
-class ProfilerHook(PlainMethods, _trigger.ProfilerTrigger, stock.ProfilerHook):
+class ProfilerHook(PerStepMethods, _trigger.ProfilerTrigger, stock.ProfilerHook):
     """Writes a `timeline-<step>.json` every N steps or seconds. Such a step runs with a full trace.
 
     Args:
@@ -238,16 +239,15 @@ def _register():
         if isinstance(value, type) and issubclass(value, _guard.Watched):
             _guard.know(*vars(value).values())
     hook_methods = ("before_run", "after_run")
-    _guard.know(PlainMethods.before_run, PlainMethods.after_run)
+    _guard.know(PerStepMethods.before_run, PerStepMethods.after_run)
     for cls in _TRIGGERS:
         _know(cls, stock, hook_methods)
     _know(SessionRunHook, sys.modules[SessionRunHook.__module__], hook_methods)
     timer_methods = ("should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset")
     for cls in (stock.SecondOrStepTimer, stock.NeverTriggerTimer, stock._HookTimer):
         _know(cls, stock, timer_methods)
-    hooked = monitored_session._HookedSession
     _timer.configure({stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True})
-    _trigger.configure(SessionRunArgs, hooked._call_hook_before_run.__code__, hooked.run.__code__)
+    _trigger.configure(SessionRunArgs, SessionRunContext)
 
 
 _register()

@@ -8,7 +8,7 @@ from tensorflow.python.framework import tensor_util
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
 from fasthooks import _guard, _trigger
-from fasthooks.hooks import PlainMethods
+from fasthooks.hooks import PerStepMethods
 
 
 def _import_wandb():
@@ -64,7 +64,7 @@ class _Rows(SessionRunHook):
             run._log({})
 
 
-class WandbHook(PlainMethods, _trigger.WandbTrigger, _Rows):
+class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
     """Logs a summary to the active wandb run each time the global step reaches or passes a multiple of N.
 
     Args:
