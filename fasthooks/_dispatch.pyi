@@ -2,9 +2,18 @@
 
 from typing import Any
 
+from fasthooks._context import RunContextBase
 from fasthooks._plan import PlanCache
 
 class PreparedStep: ...
+
+# Context and session in one for TensorFlow's own `after_run` methods.
+class ReadingContext:
+    def __init__(self, context: RunContextBase, dispatcher: HookDispatcher) -> None: ...
+    @property
+    def session(self) -> ReadingContext: ...
+    def run(self, tensor: Any) -> Any: ...
+    def request_stop(self) -> None: ...
 
 class HookDispatcher:
     @property

@@ -63,6 +63,32 @@ cdef class PreparedStep:
         return self.plan.takes(feed_dict)
 
 
+cdef class ReadingContext:
+    """Context and session in one for TensorFlow's own `after_run` methods, whose reads then take a plan too.
+
+    No code but theirs ever sees it.
+    """
+
+    cdef RunContextBase context
+    cdef HookDispatcher dispatcher
+
+    def __init__(self, RunContextBase context not None, HookDispatcher dispatcher not None):
+        self.context = context
+        self.dispatcher = dispatcher
+
+    @property
+    def session(self):
+        return self
+
+    def run(self, tensor):
+        """Returns the value of a tensor, as the raw session's `run` does."""
+        return self.dispatcher.read(tensor)
+
+    def request_stop(self):
+        """Passes the request on to the run's context."""
+        self.context.request_stop()
+
+
 cdef class HookDispatcher:
     """Runs steps of one raw session with one list of hooks.
 
@@ -334,7 +360,10 @@ cdef class HookDispatcher:
             if decision != QUIET:
                 if protos is None:
                     protos = RunProtos.__new__(RunProtos)
-                hook.after_run(context, new_values(results, protos))
+                if slot.only_reads():
+                    hook.after_run(ReadingContext(context, self), new_values(results, protos))
+                else:
+                    hook.after_run(context, new_values(results, protos))
                 if slot.trigger is not None:
                     slot.trigger.acted(results)
         if context._stop_requested:

@@ -28,3 +28,5 @@ cdef class Slot:
     cdef bint changed(self) except -1
     cdef int after_read(self, object value, Clock* clock) except -1
     cdef bint is_set(self, PyObject* fields) except -1
+    # Whether the hook's `after_run` is TensorFlow's own and uses its context for nothing but reads and a stop request.
+    cdef bint only_reads(self) except -1

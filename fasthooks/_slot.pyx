@@ -129,6 +129,21 @@ cdef class Slot:
                 return decision
         return QUIET
 
+    cdef bint only_reads(self) except -1:
+        cdef PyObject* fields
+        cdef bint found
+        if self.trigger is None or not self.trigger.only_reads:
+            return False
+        if self.compiled:
+            return is_stock(self.trigger)
+        self.changed()
+        fields = instance_dict(<PyObject*>self.hook)
+        if fields is NULL:
+            return False
+        found = self.is_set(fields)
+        Py_DECREF(<object>fields)
+        return self.known and not found
+
     cdef int after_read(self, object value, Clock* clock) except -1:
         cdef PyObject* fields = NULL if self.compiled else instance_dict(<PyObject*>self.hook)
         try:

@@ -12,6 +12,8 @@ from fasthooks._timer cimport Clock, TimerView
 
 cdef class HookTrigger(Watched):
     cdef TimerView view         # of the timer last found in `_timer`
+    # TensorFlow's `after_run` of such a hook uses the run context to read the global step and to request a stop only.
+    cdef bint only_reads
     cdef object run_args        # what `before_run` returns on a quiet step ...
     cdef object run_args_tensor     # ... and the tensor it was made for
     # The tensor that a quiet step fetches, or NULL or None; borrowed. Runs no Python code.
@@ -40,6 +42,7 @@ cdef class HookTrigger(Watched):
 # The global step of one run in a session of TensorFlow's own: the first of our hooks fetches it for all of them.
 # Kept by the run's context.
 cdef class SharedStep:
+    cdef HookTrigger hook   # the hook that fetches it
     cdef object tensor
     cdef object value       # None until that hook's `after_run`
 

@@ -27,22 +27,29 @@ cnp.import_array()
 cdef extern from "Python.h":
     PyObject* Py_False
     PyObject* Py_True
+    PyObject* PyEval_GetFrame()
 
 # Set by `configure`.
 cdef object _make_run_args = None
-cdef object _context_class = None
+cdef object _before_run_loop = None
+cdef object _after_run_loop = None
+cdef object _hook_method = None
 
 
-def configure(make_run_args, context_class):
-    """Tells this module the names it needs from TensorFlow.
+def configure(make_run_args, before_run_loop, after_run_loop, hook_method):
+    """Tells this module what it needs to know of TensorFlow and of the public hooks.
 
     Args:
       make_run_args: Called with fetches; returns what `before_run` returns.
-      context_class: Class of the run contexts that TensorFlow's own session makes.
+      before_run_loop: Code object of the function in which TensorFlow's session calls `before_run` of its hooks.
+      after_run_loop: The same for `after_run`.
+      hook_method: Code object of the `before_run` of public hooks.
     """
-    global _make_run_args, _context_class
+    global _make_run_args, _before_run_loop, _after_run_loop, _hook_method
     _make_run_args = make_run_args
-    _context_class = context_class
+    _before_run_loop = before_run_loop
+    _after_run_loop = after_run_loop
+    _hook_method = hook_method
 
 
 cdef inline PyObject* live(PyObject* fields, PyObject* own, object name) noexcept:
@@ -146,36 +153,56 @@ cdef class GlobalStepTrigger(HookTrigger):
 
     cdef bint follows(self, object run_context, object tensor) except -1:
         # TensorFlow parses each request anew, which costs several microseconds.
+        # Only TensorFlow's own loop is known to call the same hooks, in the same order, with one context for each run.
         cdef SharedStep shared
-        if type(run_context) is not _context_class:
+        if not called_from_loop():
             return False
         shared = shared_step(run_context)
         if shared is None:
             shared = SharedStep.__new__(SharedStep)
+            shared.hook = self
             shared.tensor = tensor
             run_context._fasthooks_step = shared
             return False
         return shared.tensor is tensor
 
     cdef int share(self, object run_context, object value) except -1:
-        cdef SharedStep shared
-        if type(run_context) is _context_class:
-            shared = shared_step(run_context)
-            if shared is not None and shared.tensor is self._global_step_tensor:
-                shared.value = value
+        cdef SharedStep shared = shared_step(run_context)
+        if shared is not None and shared.tensor is self._global_step_tensor:
+            shared.value = value
         return 0
 
     cdef object shared_results(self, object run_context):
-        cdef SharedStep shared
-        if type(run_context) is not _context_class:
-            return None
-        shared = shared_step(run_context)
+        cdef SharedStep shared = shared_step(run_context)
         if shared is None or shared.tensor is not self._global_step_tensor:
             return None
         if shared.value is None:
-            # The hook that fetched it was taken out of the list during the run, or comes later than this one.
-            shared.value = run_context.session.run(shared.tensor)
+            shared.value = left_behind(shared, run_context)
         return self.quiet_fetches(shared.value)
+
+
+cdef object left_behind(SharedStep shared, object run_context):
+    # The hook that fetched the value was taken out of the list during the run. What it would have been given is still
+    # in the function that hands out the results.
+    cdef PyObject* innermost = PyEval_GetFrame()
+    cdef PyObject* value = NULL
+    frame = None if innermost is NULL else (<object>innermost).f_back
+    if frame is not None and frame.f_code is _after_run_loop:
+        results = frame.f_locals["outputs"].get(shared.hook)
+        if shared.hook.quiet_value(results, &value) and value is not NULL:
+            return <object>value
+    return run_context.session.run(shared.tensor)
+
+
+cdef bint called_from_loop() except -1:
+    # Whether a session of TensorFlow's own called the hook's method: the Python function that did so is its loop.
+    cdef PyObject* innermost = PyEval_GetFrame()
+    if innermost is NULL:
+        return False
+    frame = <object>innermost
+    if frame.f_code is _hook_method:
+        frame = frame.f_back
+    return frame is not None and frame.f_code is _before_run_loop
 
 
 cdef SharedStep shared_step(object run_context):
@@ -194,6 +221,9 @@ cdef SharedStep shared_step(object run_context):
 cdef class StopAtStepTrigger(GlobalStepTrigger):
     """Acts when the step after the one that was read reaches `_last_step`."""
 
+    def __cinit__(self):
+        self.only_reads = True
+
     cdef tuple watched_fields(self):
         return "_global_step_tensor", "_last_step"
 
@@ -207,6 +237,9 @@ cdef class StopAtStepTrigger(GlobalStepTrigger):
 
 cdef class StepCounterTrigger(GlobalStepTrigger):
     """Acts when its timer triggers, and when the global step stands still (TensorFlow warns then)."""
+
+    def __cinit__(self):
+        self.only_reads = True
 
     cdef tuple watched_fields(self):
         return "_timer", "_global_step_tensor", "_steps_per_run", "_last_global_step"
@@ -282,6 +315,9 @@ cdef bint dict_value(object results, PyObject** value) noexcept:
 
 cdef class ProfilerTrigger(GlobalStepTrigger):
     """Acts after the first run, and when its timer triggers for the step that it expects next."""
+
+    def __cinit__(self):
+        self.only_reads = True
 
     cdef tuple watched_fields(self):
         return "_timer", "_global_step_tensor", "_next_step", "_request_summary"
