@@ -146,7 +146,7 @@ cdef class HookDispatcher:
         known = {id(slot.hook): slot for slot in slots or ()}
         slots = tuple([known.get(id(hook)) or Slot(hook) for hook in hooks])
         # TensorFlow keeps requests in a dict keyed by the hook: equal or repeated hooks share one.
-        self.regular = len(set([id(hook) for hook in hooks])) == len(hooks)
+        self.regular = len({id(hook) for hook in hooks}) == len(hooks)
         for slot in slots:
             cls = type(slot.hook)
             if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:

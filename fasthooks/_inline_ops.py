@@ -316,14 +316,12 @@ SAFE_OPS = frozenset(name for category in _NAMES for name in category.split())
 # Asynchronous kernels that, on a CPU, call back before they return. The executor then runs their successors from inside the
 # callback, so that in a loop the C stack grows with every iteration: the gradient of a version 1 `while_loop` (StackPop) with
 # some 2,000 iterations overflows 8 MiB and kills the process. Fine outside of loops, where the graph's size bounds the depth.
-NESTING_OPS = frozenset(
-    """
-    CropAndResize CropAndResizeGradBoxes CropAndResizeGradImage PartitionedCall StackPop
-    StackPopV2 StackPush StackPushV2 StatefulPartitionedCall
-    """.split()
-)
+NESTING_OPS = frozenset([
+    "CropAndResize", "CropAndResizeGradBoxes", "CropAndResizeGradImage", "PartitionedCall", "StackPop", "StackPopV2",
+    "StackPush", "StackPushV2", "StatefulPartitionedCall",
+])
 
-LOOP_OPS = frozenset("NextIteration RefNextIteration StatelessWhile While".split())
+LOOP_OPS = frozenset(["NextIteration", "RefNextIteration", "StatelessWhile", "While"])
 
 # Acceptable only where TensorFlow replaces the node by Switch, Merge, Enter... before it runs.
-LOWERABLE_OPS = frozenset("Case If StatelessCase StatelessIf StatelessWhile While".split())
+LOWERABLE_OPS = frozenset(["Case", "If", "StatelessCase", "StatelessIf", "StatelessWhile", "While"])

@@ -227,9 +227,7 @@ cdef class Plan:
         return True
 
     cdef list feed_values(self, object feed_dict):
-        cdef PyObject *key
-        cdef PyObject *value
-        cdef Py_ssize_t at = 0, i = 0, where, n = len(self.feeds)
+        cdef Py_ssize_t i = 0, where, n = len(self.feeds)
         cdef list arrays, pairs
         if n == 0:
             return _no_feeds
@@ -271,12 +269,12 @@ cdef class Plan:
         cdef list values
         cdef Trial trial = self.trial
         cdef Py_ssize_t i
-        cdef object owner
+        cdef object _owner
         global _runs
         _runs += 1
         self.used = _runs
         if trial is None:
-            owner = self.callable   # keeps the callable alive if the plan settles on another one meanwhile
+            _owner = self.callable  # keeps the callable alive if the plan settles on another one meanwhile
             values = self.native_call(self.handle, feeds)
         else:
             values = trial.call(self, feeds)

@@ -13,7 +13,7 @@ cdef class Slot:
     cdef bint compiled              # the trigger is the hook itself; else it stands for an object of TensorFlow's own
     cdef PyTypeObject* cls          # class of the hook at the last look; never dereferenced
     cdef unsigned int tag           # its version tag at the last look
-    cdef unsigned long long version # version of the hook's `__dict__` when no method was last seen to be set in it
+    cdef unsigned long long version  # version of the hook's `__dict__` when no method was last seen to be set in it
     cdef bint known                 # trigger: the methods it stands for are TensorFlow's own
     cdef bint has_before, has_after     # no trigger: the class overrides the method
     cdef object tensor              # what a quiet step fetches for the hook, or None ...

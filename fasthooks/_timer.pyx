@@ -5,12 +5,12 @@ The rule is that of TensorFlow's `SecondOrStepTimer`, attribute names included. 
 step (a float step, a Decimal period) the compiled rule does not answer, and the Python method does.
 """
 
-import numbers
 import time
+from numbers import Real
 
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport INT32_MAX, int64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
@@ -58,7 +58,7 @@ cdef int read_clock(Clock* clock) except -1:
             return True
         now = time.time()
         clock.usable = as_number(<PyObject*>now, &clock.now)
-        if not clock.usable and isinstance(now, numbers.Real):
+        if not clock.usable and isinstance(now, Real):
             clock.now = float(now)
             clock.usable = True
     return clock.usable

@@ -42,7 +42,7 @@ def _compiled(timer):
 
 
 class PerStepMethods:
-    """The methods that a session calls on every step, as plain functions: `mock` and `inspect` treat them as TensorFlow's."""
+    """What a session calls on every step, as plain functions: `mock` and `inspect` treat them as TensorFlow's."""
 
     def before_run(self, run_context):
         """Returns what this hook fetches on the coming run; see `tf.compat.v1.train.SessionRunHook`."""

@@ -16,10 +16,10 @@ What was found on TensorFlow 2.15 and 2.21 and decides the cases that are not ob
 
 import os
 import weakref
-from typing import Any, Iterable, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from tensorflow.python.framework import op_def_registry
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import op_def_registry, ops
 
 from fasthooks._inline_ops import LOOP_OPS, LOWERABLE_OPS, NESTING_OPS, SAFE_OPS
 
@@ -310,10 +310,7 @@ class _Walk:
 
 def _is_compiled(attrs: Any) -> bool:
     """Says whether a node or function with these attributes is handed to XLA or a TPU as a whole."""
-    for name in _COMPILED_ATTRS:
-        if name in attrs and (attrs[name].b or attrs[name].s):
-            return True
-    return False
+    return any(name in attrs and (attrs[name].b or attrs[name].s) for name in _COMPILED_ATTRS)
 
 
 def _function_attrs(op_type: str) -> tuple[str, ...] | None:

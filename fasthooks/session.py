@@ -48,6 +48,9 @@ _chain.configure(_HookedSession)
 class _MonitoredSession(_chain.SessionRunner):
     """What our monitored sessions add to TensorFlow's."""
 
+    _coordinated_creator: Any
+    _tf_sess: Any
+
     class _CoordinatedSessionCreator(stock._MonitoredSession._CoordinatedSessionCreator):
         """Makes the chain, at the start and after each recovery."""
 
@@ -70,7 +73,7 @@ class _MonitoredSession(_chain.SessionRunner):
             raise ValueError(f"scheduling must be one of {_SCHEDULINGS}; got {scheduling!r}.")
         # TensorFlow's constructor looks the creator up on the object: give it one that knows the scheduling.
         creator = type(self)._CoordinatedSessionCreator
-        self._CoordinatedSessionCreator = type(creator.__name__, (creator,), {"scheduling": scheduling})
+        vars(self)[creator.__name__] = type(creator.__name__, (creator,), {"scheduling": scheduling})
         initialize()
 
     @property
@@ -178,6 +181,6 @@ def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", **kwargs: Any
     return _with_our_classes(stock.MonitoredTrainingSession, **ours)(*args, **kwargs)
 
 
-_parameters = inspect.signature(stock.MonitoredTrainingSession).parameters.values()
-MonitoredTrainingSession.__signature__ = inspect.Signature(
-    [*_parameters, inspect.Parameter("scheduling", inspect.Parameter.KEYWORD_ONLY, default="auto")])
+vars(MonitoredTrainingSession)["__signature__"] = inspect.Signature([
+    *inspect.signature(stock.MonitoredTrainingSession).parameters.values(),
+    inspect.Parameter("scheduling", inspect.Parameter.KEYWORD_ONLY, default="auto")])

@@ -38,6 +38,8 @@ def _constant_increment(global_step):
 class _Rows(SessionRunHook):
     """What WandbHook does on the runs on which there is something to do."""
 
+    _next_row: Any
+
     def before_run(self, run_context):
         return SessionRunArgs({"summary": self._summary_op, "global_step": self._global_step_tensor})
 
@@ -83,9 +85,9 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
 
     Compatibility: wandb's own hook computes the summary on every run; this one on the first run after session creation
     and on those whose row is logged. It expects the step to grow as it last grew, at first by the constant that the
-    graph adds to it (if the graph shows none, the summary is computed on the second run too); a multiple that is passed
-    against this expectation is logged on the next run. At the end it commits the last row, which wandb's leaves to `run.finish()`. After
-    a recovery to an earlier step no row is logged until the step is past the last row's.
+    graph adds to it; if the graph shows none, the summary is computed on the second run too. A multiple that is passed
+    against this expectation is logged on the next run. At the end the last row is committed, which wandb's hook leaves
+    to `run.finish()`. After a recovery to an earlier step no row is logged until the step is past the last row's.
     """
 
     def __init__(self, summary_op: Any = None, steps_per_log: Any = 1000, history: Any = None) -> None:

@@ -17,13 +17,14 @@ import weakref
 from unittest import mock
 
 import attrs
-import fasthooks
 import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.trackable import data_structures
+
+import fasthooks
 
 v1 = tf.compat.v1
 
@@ -975,8 +976,8 @@ def arrays_in(result):
         return [result]
     if isinstance(result, dict):
         result = result.values()
-    return [array for item in result for array in arrays_in(item)] if isinstance(result, (list, tuple)) or hasattr(
-        result, "__iter__") and not isinstance(result, (bytes, np.generic)) else []
+    return [array for item in result for array in arrays_in(item)] if isinstance(result, (list, tuple)) or (hasattr(
+        result, "__iter__") and not isinstance(result, (bytes, np.generic))) else []
 
 
 def everything(w):

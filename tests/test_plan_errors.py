@@ -13,13 +13,13 @@ import traceback
 import weakref
 from unittest import mock
 
-import fasthooks
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.client import pywrap_tf_session
-from test_plan import (MODES, RUNS, Callables, World, assert_same, build_many, close, make_worlds, outcome, run_sets,
-                       seen)
+from test_plan import MODES, RUNS, Callables, World, assert_same, build_many, close, make_worlds, outcome, run_sets, seen
+
+import fasthooks
 
 v1 = tf.compat.v1
 
@@ -326,7 +326,7 @@ def recover_inside():
     for mode in MODES:
         blocker = Blocker()
         abort = Abort()
-        world = World(lambda: fasthooks.MonitoredSession(hooks=[abort], scheduling=mode), blocker.build)  # noqa: B023
+        world = World(lambda: fasthooks.MonitoredSession(hooks=[abort], scheduling=mode), blocker.build)
         blocker.leave.set()
         for _ in range(RUNS):
             world.run(world.out, {world.fed: np.ones(2, np.float32)})
