@@ -311,11 +311,14 @@ def _grpc_server():
 
 
 def b7(peer, ours, settings):
-    """Sessions on a gRPC server; one server each, so that their variables are apart."""
+    """Sessions on gRPC servers of this process and of others; one server each, so that their variables are apart."""
+    rows = []
+    local = [common.tf.distribute.Server.create_local_server() for _ in range(2)]
     with _grpc_server() as one, _grpc_server() as other:
-        masters = one(), other()
-        theirs, mine = compare(peer, ours, settings, common.tiny, hooks_h7, settings.graph_round_steps, masters=masters)
-    return {"rows": [row("B7", "tiny graph on a gRPC server, H7", theirs, mine, theirs / mine, 1.7)]}
+        for where, masters in (("in this process", [server.target for server in local]), ("beside it", (one(), other()))):
+            theirs, mine = compare(peer, ours, settings, common.tiny, hooks_h7, settings.graph_round_steps, masters=masters)
+            rows.append(row("B7", f"tiny graph on a gRPC server {where}, H7", theirs, mine, theirs / mine, 1.7))
+    return {"rows": rows}
 
 
 def b9(peer, ours, settings):

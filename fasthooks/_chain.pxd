@@ -28,6 +28,7 @@ cdef class Chain:
     cdef dict event_fields              # `__dict__` of the coordinator's stop event
     cdef dict coordinator_fields
     cdef bint is_as_it_was(self) except -1
+    cdef bint coordinator_is_as_it_was(self) except -1
 
 
 cdef class SessionRunner:

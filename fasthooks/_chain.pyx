@@ -42,14 +42,18 @@ cdef ClassGuard _coordinated_guard = ClassGuard(
 cdef ClassGuard _coordinator_guard = ClassGuard(
     _Coordinator, coordinator_lib, ("should_stop", "raise_requested_exception"))
 cdef ClassGuard _event_guard = ClassGuard(_Event, threading, ("is_set",))
-# Of the class that our sessions put into the chain; set by `configure`.
+cdef ClassGuard _hooked_guard = ClassGuard(
+    _HookedSession, monitored_session,
+    ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options", "_raise_if_feeds_intersects"))
+cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
+# Of the class that our sessions put into the chain, which derives from these two; set by `configure`.
 cdef ClassGuard _our_guard = None
 
 
 def configure(hooked_session):
     """Tells which class of hooked session our sessions put into TensorFlow's chain."""
     global _our_guard
-    _our_guard = ClassGuard(hooked_session, None, _link_methods[:-1])
+    _our_guard = ClassGuard(hooked_session, None, _link_methods[:-1], (_hooked_guard, _wrapped_guard))
 
 
 cdef class Call:
@@ -182,13 +186,17 @@ cdef class Chain:
         if HAVE_DICT_VERSIONS:
             return (dict_version(<PyObject*>self.outer_fields) == self.outer_version
                     and dict_version(<PyObject*>self.coordinated_fields) == self.coordinated_version
-                    and dict_version(<PyObject*>self.coordinator_fields) == self.coordinator_version
                     and own_version(<PyObject*>self.hooked) == self.hooked_version)
         return (self.outer_fields["_sess"] is (self.hooked if self.outer is self.coordinated else self.coordinated)
                 and self.coordinated_fields["_sess"] is self.hooked
                 and self.coordinated_fields["_coord"] is self.coordinator
                 and not _sets_method(self.outer_fields) and not _sets_method(self.coordinated_fields)
-                and not _sets_method(self.coordinator_fields) and not self.hooked.is_patched())
+                and not self.hooked.is_patched())
+
+    cdef bint coordinator_is_as_it_was(self) except -1:
+        if HAVE_DICT_VERSIONS:
+            return dict_version(<PyObject*>self.coordinator_fields) == self.coordinator_version
+        return not _sets_method(self.coordinator_fields)
 
 
 cdef bint _sets_method(dict fields) except -1:
@@ -295,7 +303,7 @@ cdef class SessionRunner:
         """Returns whether the loop should end: a hook or a thread of the coordinator's asked for it, or `close` came."""
         cdef Chain chain = self.intact_chain()
         # The coordinator's two flags are set by other threads; it reads them just so.
-        if (chain is not None and chain.hooked._should_stop is False and chain.hooked._sess is not None
+        if (chain is not None and chain.coordinator_is_as_it_was() and chain.hooked._should_stop is False and chain.hooked._sess is not None
                 and _coordinator_guard.intact() and _event_guard.intact()
                 and PyDict_GetItemWithError(chain.coordinator_fields, "_exc_info_to_raise") is <PyObject*>None
                 and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False):

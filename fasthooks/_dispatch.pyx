@@ -28,13 +28,9 @@ cdef object _RunOptions = config_pb2.RunOptions
 cdef object _HookedSession = monitored_session._HookedSession
 cdef type _Session = session_lib.Session
 
-# Methods that a step does not call because it does what they do.
+# Methods that a step does not call because it does what they do. Those of the hooked session are `_chain`'s to watch.
 cdef tuple _session_methods = ("run", "_run", "_do_run", "_call_tf_sessionrun", "_extend_graph")
 cdef ClassGuard _session_guard = ClassGuard(_Session, session_lib, _session_methods)
-cdef ClassGuard _hooked_guard = ClassGuard(
-    _HookedSession, monitored_session,
-    ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options", "_raise_if_feeds_intersects"))
-cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
 # Prepared steps that are looked through before the cache is: programs alternate between few kinds of step.
 cdef int _RECENT = 4
 
@@ -116,8 +112,7 @@ cdef class HookDispatcher:
     cdef bint plannable(self) except -1:
         # Whether nothing has been put in the place of what a plan does.
         cdef unsigned long long version
-        if (self.raw_fields is None or not _session_guard.intact() or not _hooked_guard.intact()
-                or not _wrapped_guard.intact()):
+        if self.raw_fields is None or not _session_guard.intact():
             return False
         version = dict_version(<PyObject*>self.raw_fields)
         if version != self.raw_version or version == 0:

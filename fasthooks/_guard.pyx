@@ -87,24 +87,28 @@ cdef class ClassGuard:
       cls: The class.
       module: The module whose file defines the versions that count as intact; None: those that the class has now.
       names: Names of the methods. One that is already patched when the guard is made never counts as intact.
+      bases: Guards of base classes that must be intact too.
     """
 
-    def __init__(self, type cls not None, module, tuple names not None):
+    def __init__(self, type cls not None, module, tuple names not None, tuple bases=()):
         self.cls = cls
+        self.bases = bases
         self.originals = {}
         for name in names:
             function = getattr(cls, name)
             self.originals[name] = function if module is None or is_defined_in(function, module) else None
 
-    cdef bint intact(self) except -1:
-        cdef unsigned int tag = type_tag(<PyTypeObject*>self.cls)
-        if tag == 0 or tag != self.tag:
-            self.unchanged = True
-            for name, original in self.originals.items():
-                # The look-up also makes CPython give the changed class a new tag.
-                if original is None or getattr(self.cls, name) is not original:
-                    self.unchanged = False
-            self.tag = type_tag(<PyTypeObject*>self.cls)
+    cdef bint look(self) except -1:
+        cdef ClassGuard base
+        self.unchanged = True
+        for name, original in self.originals.items():
+            # The look-up also makes CPython give the changed class a new tag.
+            if original is None or getattr(self.cls, name) is not original:
+                self.unchanged = False
+        for base in self.bases:
+            if not base.intact():
+                self.unchanged = False
+        self.tag = type_tag(<PyTypeObject*>self.cls)
         return self.unchanged
 
     def is_intact(self):

@@ -46,7 +46,7 @@ cdef class Plan:
 
 # Both native callables of a plan while they are timed against each other.
 cdef class Trial:
-    cdef object pool, inline        # owners of the callables; `inline` is made on the second run
+    cdef object pool, inline        # owners of the callables; `inline` is None at first
     cdef double pool_secs, inline_secs      # fastest run so far, seconds
     cdef int runs                   # runs so far
     cdef list call(self, Plan plan, list feeds)

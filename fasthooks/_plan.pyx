@@ -53,8 +53,9 @@ cdef object _OpError = errors.OpError
 cdef object _perf_counter = time.perf_counter
 # Deeper structures, and those that contain themselves, are TensorFlow's to judge.
 cdef int _MAX_DEPTH = 32
-# Timed runs of each kind before a plan settles on pool or inline.
-cdef int _TRIAL_RUNS = 5
+# Before a plan settles on pool or inline: runs on the pool alone, and timed runs of each kind after that.
+cdef int _POOL_FIRST = 3
+cdef int _TIMED_RUNS = 5
 # Counts the runs of all plans: the plan with the smallest `used` is the least recently used one.
 cdef unsigned long _runs = 0
 
@@ -291,9 +292,10 @@ cdef list _no_feeds = []
 
 cdef class Trial:
     cdef list call(self, Plan plan, list feeds):
+        # The second callable is made when the plan has shown that it is used again; from then on they take turns.
         cdef int run = self.runs
         cdef double begin, secs
-        cdef bint inline = run % 2 == 1
+        cdef bint inline = run >= _POOL_FIRST and (run - _POOL_FIRST) % 2 == 0
         cdef object owner
         self.runs = run + 1
         if inline and self.inline is None:
@@ -304,12 +306,11 @@ cdef class Trial:
         values = plan.native_call(owner._handle, feeds)
         secs = _perf_counter() - begin
         # The first run of each also builds caches; it does not count.
-        if run >= 2:
-            if inline:
-                self.inline_secs = min(self.inline_secs, secs)
-            else:
-                self.pool_secs = min(self.pool_secs, secs)
-        if run >= 2 * _TRIAL_RUNS + 1 and plan.trial is self and self.inline is not None:
+        if inline and run > _POOL_FIRST:
+            self.inline_secs = min(self.inline_secs, secs)
+        elif not inline and run > 0:
+            self.pool_secs = min(self.pool_secs, secs)
+        if run >= _POOL_FIRST + 2 * _TIMED_RUNS and plan.trial is self and self.inline is not None:
             figures = f"inline {self.inline_secs * 1e6:.1f} us, pool {self.pool_secs * 1e6:.1f} us"
             if self.inline_secs <= self.pool_secs:
                 plan.settle("inline", f"no slower: {figures}", self.inline)

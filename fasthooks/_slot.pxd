@@ -8,16 +8,17 @@ from fasthooks._trigger cimport HookTrigger
 
 # What the dispatcher knows of one hook.
 cdef class Slot:
+    # What a quiet step touches comes first, to lie in one cache line.
     cdef readonly object hook
     cdef HookTrigger trigger        # decides for the hook; None: a hook in plain Python
+    cdef object tensor              # what a quiet step fetches for the hook, or None ...
     cdef bint compiled              # the trigger is the hook itself; else it stands for an object of TensorFlow's own
+    cdef bint known                 # trigger: the methods it stands for are TensorFlow's own
+    cdef object request             # ... as the hook would ask for it
     cdef PyTypeObject* cls          # class of the hook at the last look; never dereferenced
     cdef unsigned int tag           # its version tag at the last look
-    cdef unsigned long long version  # version of the hook's `__dict__` when no method was last seen to be set in it
-    cdef bint known                 # trigger: the methods it stands for are TensorFlow's own
+    cdef unsigned long long version     # of the hook's `__dict__` when no method was last seen to be set in it
     cdef bint has_before, has_after     # no trigger: the class overrides the method
-    cdef object tensor              # what a quiet step fetches for the hook, or None ...
-    cdef object request             # ... as the hook would ask for it
     cdef int look(self) except -1
     # Bumps `generation` if the hook now asks for another tensor on its quiet steps.
     cdef int before(self, Clock* clock, unsigned long* generation) except -1
