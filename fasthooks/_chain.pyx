@@ -303,7 +303,8 @@ cdef class SessionRunner:
         """Returns whether the loop should end: a hook or a thread of the coordinator's asked for it, or `close` came."""
         cdef Chain chain = self.intact_chain()
         # The coordinator's two flags are set by other threads; it reads them just so.
-        if (chain is not None and chain.coordinator_is_as_it_was() and chain.hooked._should_stop is False and chain.hooked._sess is not None
+        if (chain is not None and chain.coordinator_is_as_it_was()
+                and chain.hooked._should_stop is False and chain.hooked._sess is not None
                 and _coordinator_guard.intact() and _event_guard.intact()
                 and PyDict_GetItemWithError(chain.coordinator_fields, "_exc_info_to_raise") is <PyObject*>None
                 and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False):
