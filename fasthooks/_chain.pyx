@@ -233,7 +233,8 @@ cdef class SessionRunner:
         if _sets_method(chain.outer_fields) or _sets_method(chain.coordinated_fields):
             return None
         chain.coordinator = coordinator = link._coord
-        if (type(link._sess) is not _our_guard.cls
+        # A raw session that can stop by itself is asked by the chain.
+        if (type(link._sess) is not _our_guard.cls or link._sess._wrapped_is_stoppable
                 or (<HookedSessionBase>link._sess).is_patched() or type(coordinator) is not _Coordinator
                 or type(coordinator._stop_event) is not _Event or _sets_method(vars(coordinator))
                 or not (_monitored_guard.intact() and _recoverable_guard.intact() and _coordinated_guard.intact())):

@@ -34,6 +34,12 @@ cdef class RunContextBase:
 class SessionRunContext(RunContextBase, session_run_hook.SessionRunContext):
     """TensorFlow's SessionRunContext, whose `original_args` are made when they are read."""
 
+    def __copy__(self):
+        copied = SessionRunContext(self._original_args, self._session)
+        copied._stop_requested = self._stop_requested
+        vars(copied).update(vars(self))
+        return copied
+
 
 cdef RunContextBase new_context(object fetches, object feed_dict, object session):
     cdef RunContextBase context = SessionRunContext.__new__(SessionRunContext)

@@ -8,9 +8,11 @@ from fasthooks._timer cimport Clock
 # A plan together with the requests it was found for.
 cdef class PreparedStep:
     cdef Plan plan
-    cdef unsigned long generation   # of the dispatcher when this was prepared
+    cdef tuple slots                # of a step on which all hooks were quiet: their slots ...
+    cdef list tensors               # ... and what each fetched
     cdef list requests              # the caller's first, then one for each hook
     cdef Py_ssize_t* indices        # for each hook: where its quiet tensor's value is, or -1
+    cdef bint is_for(self, tuple slots) except -1
     cdef bint serves(self, list requests, list acted, object feed_dict) except -1
 
 
@@ -24,7 +26,6 @@ cdef class HookDispatcher:
     cdef bint needs_metadata        # runs of this session have metadata that a plan does not bring back
     cdef tuple slots                # a Slot for each hook of `hooks`; None: not looked at yet
     cdef bint regular               # only hooks that the compiled path treats rightly
-    cdef unsigned long generation   # bumped when `slots` or the quiet request of one changes
     cdef list recent_quiet, recent_mixed    # PreparedSteps, last used first
     cdef tuple current_slots(self)
     cdef bint plannable(self) except -1
@@ -35,4 +36,4 @@ cdef class HookDispatcher:
                        list values, RunContextBase context, RunProtos protos, Clock* clock)
     cdef object read(self, object tensor)
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict)
-    cdef PreparedStep prepare(self, list recent, list requests, list acted, object feed_dict)
+    cdef PreparedStep prepare(self, list recent, list requests, object feed_dict)

@@ -39,6 +39,16 @@ cdef class PreparedStep:
     def __dealloc__(self):
         PyMem_Free(self.indices)
 
+    cdef bint is_for(self, tuple slots) except -1:
+        # Whether these hooks still ask for what they asked for then.
+        cdef Py_ssize_t i
+        if slots is not self.slots:
+            return False
+        for i in range(len(slots)):
+            if (<Slot>PyTuple_GET_ITEM(slots, i)).tensor is not <object>PyList_GET_ITEM(self.tensors, i):
+                return False
+        return True
+
     cdef bint serves(self, list requests, list acted, object feed_dict) except -1:
         # The quiet hooks' requests are our own objects and compared as such; the caller's and those of hooks that were
         # called are compared element by element.
@@ -150,7 +160,6 @@ cdef class HookDispatcher:
             if self.needs_metadata and (<Slot>slot).trigger is None and (<Slot>slot).has_after:
                 self.regular = False
         self.slots = slots
-        self.generation += 1
         return slots if self.regular else None
 
     cdef object step(self, object session, object fetches, object feed_dict):
@@ -168,7 +177,7 @@ cdef class HookDispatcher:
         n = len(slots)
         clock.known = False
         for i in range(n):
-            if (<Slot>PyTuple_GET_ITEM(slots, i)).before(&clock, &self.generation) != QUIET:
+            if (<Slot>PyTuple_GET_ITEM(slots, i)).before(&clock) != QUIET:
                 return self.mixed_step(session, slots, i, fetches, feed_dict, &clock)
         prepared = self.prepare_quiet(slots, fetches, feed_dict)
         feeds = None if prepared is None else prepared.plan.feed_values(feed_dict)
@@ -177,13 +186,19 @@ cdef class HookDispatcher:
         values = prepared.plan.call(feeds)
         self.cache.planned += 1
         clock.known = False
-        for i in range(n):
-            index = prepared.indices[i]
-            value = NULL if index < 0 else PyList_GET_ITEM(values, index)
-            if (<Slot>PyTuple_GET_ITEM(slots, i)).after(value, &clock, False) != QUIET:
-                context = new_context(fetches, feed_dict, self.raw)
-                self.finish(session, slots, i, [False] * n, prepared, values, context, None, &clock)
-                break
+        i = 0
+        # A kernel in Python, or another thread, may have changed the list or a hook meanwhile.
+        if self.current_slots() is slots:
+            while i < n:
+                index = prepared.indices[i]
+                value = NULL if index < 0 else PyList_GET_ITEM(values, index)
+                if (<Slot>PyTuple_GET_ITEM(slots, i)).after(value, &clock) != QUIET:
+                    break
+                i += 1
+            else:
+                return (<Template>prepared.plan.parts[0]).build(values)
+        context = new_context(fetches, feed_dict, self.raw)
+        self.finish(session, slots, i, [False] * n, prepared, values, context, None, &clock)
         return (<Template>prepared.plan.parts[0]).build(values)
 
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict):
@@ -192,24 +207,31 @@ cdef class HookDispatcher:
         cdef list recent = self.recent_quiet
         for i in range(len(recent)):
             prepared = <PreparedStep>recent[i]
-            if (prepared.generation == self.generation and (<Template>prepared.plan.parts[0]).matches(fetches)
+            if (prepared.is_for(slots) and (<Template>prepared.plan.parts[0]).matches(fetches)
                     and prepared.plan.takes(feed_dict)):
                 if i > 0:
                     _to_front(recent, prepared)
                 return prepared
-        return self.prepare(recent, [fetches] + [(<Slot>slot).request for slot in slots], None, feed_dict)
+        requests = [fetches]
+        tensors = []
+        for i in range(len(slots)):
+            requests.append((<Slot>slots[i]).request)
+            tensors.append((<Slot>slots[i]).tensor)
+        prepared = self.prepare(recent, requests, feed_dict)
+        if prepared is not None:
+            prepared.slots = slots
+            prepared.tensors = tensors
+        return prepared
 
-    cdef PreparedStep prepare(self, list recent, list requests, list acted, object feed_dict):
+    cdef PreparedStep prepare(self, list recent, list requests, object feed_dict):
         # Finds the plan in the cache and remembers it with these requests; None: TensorFlow's way.
         cdef Plan plan = self.cache.find(requests, feed_dict)
         cdef PreparedStep prepared
-        cdef unsigned long generation = self.generation
         cdef Py_ssize_t i
         if plan is None:
             return None
         prepared = PreparedStep.__new__(PreparedStep)
         prepared.plan = plan
-        prepared.generation = generation
         prepared.requests = requests
         prepared.indices = <Py_ssize_t*>PyMem_Malloc(len(requests) * sizeof(Py_ssize_t))
         if prepared.indices is NULL:
@@ -251,7 +273,7 @@ cdef class HookDispatcher:
                 (<list>active).append(slot)
             i += 1
             # That of hook number `first` is known.
-            if i - 1 != first and slot.before(clock, &self.generation) == QUIET:
+            if i - 1 != first and slot.before(clock) == QUIET:
                 acted.append(False)
                 requests.append(slot.request)
                 continue
@@ -291,7 +313,7 @@ cdef class HookDispatcher:
                 if prepared.serves(requests, acted, user_feeds):
                     break
             else:
-                prepared = self.prepare(self.recent_mixed, requests, acted, user_feeds)
+                prepared = self.prepare(self.recent_mixed, requests, user_feeds)
             if prepared is not None:
                 feeds = prepared.plan.feed_values(user_feeds)
                 if feeds is None:
@@ -347,7 +369,7 @@ cdef class HookDispatcher:
                             value = PyList_GET_ITEM(values, index)
                     elif slot.trigger is not None:
                         slot.trigger.quiet_value(results, &value)
-                    decision = slot.after(value, clock, True)
+                    decision = slot.after(value, clock)
                     if decision == READ:
                         decision = slot.after_read(self.read(slot.tensor), clock)
                 if decision != QUIET and prepared is not None and prepared.plan.parts[place + 1] is not None:
@@ -372,7 +394,7 @@ cdef class HookDispatcher:
             if prepared.serves(requests, [], None):
                 break
         else:
-            prepared = self.prepare(self.recent_mixed, requests, [], None)
+            prepared = self.prepare(self.recent_mixed, requests, None)
         if prepared is None:
             return self.raw.run(tensor)
         return (<Template>prepared.plan.parts[0]).build(prepared.plan.call(prepared.plan.feed_values(None)))
@@ -413,6 +435,9 @@ class SubsetSession:
 
     def __getattr__(self, name):
         return getattr(self._hooked, name)
+
+    def _call_hook_before_run(self, *args):
+        return type(self._hooked)._call_hook_before_run(self, *args)
 
     @property
     def _should_stop(self):

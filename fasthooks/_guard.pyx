@@ -8,8 +8,6 @@ change of the class or of its bases, and up to Python 3.12 the version of a dict
 up). Only when one of them moved are the classes walked again.
 """
 
-import copyreg
-
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF
 
@@ -135,12 +133,19 @@ cdef class Watched:
         return self.stock
 
     def __reduce_ex__(self, protocol):
-        """Supports `copy` and `pickle`: the C fields travel with the instance's own attributes."""
-        cdef dict state = dict(vars(self))
-        for name in self.watched_fields():
-            state[name] = getattr(self, name)
-        return copyreg.__newobj__, (type(self),), state
+        """Supports `copy` and `pickle`: the C fields travel beside the state that the class itself gives."""
+        cls = type(self)
+        if cls.__reduce__ is not object.__reduce__:
+            return self.__reduce__()
+        fields = {name: getattr(self, name) for name in self.watched_fields()}
+        # Python 3.10 has no `object.__getstate__`.
+        own = getattr(cls, "__getstate__", None)
+        state = vars(self) if own is getattr(object, "__getstate__", None) else self.__getstate__()
+        return _rebuild, (cls, fields), state
 
-    def __setstate__(self, dict state not None):
-        for name, value in state.items():
-            setattr(self, name, value)
+
+def _rebuild(cls, fields):
+    rebuilt = cls.__new__(cls)
+    for name, value in fields.items():
+        setattr(rebuilt, name, value)
+    return rebuilt

@@ -51,6 +51,8 @@ except ImportError:
 cdef object _run_callable = pywrap_tf_session.TF_SessionRunCallable
 cdef object _OpError = errors.OpError
 cdef object _perf_counter = time.perf_counter
+# NumPy's numbers for types that other libraries register begin here (NPY_USERDEF).
+cdef int _USER_TYPES = 256
 # Deeper structures, and those that contain themselves, are TensorFlow's to judge.
 cdef int _MAX_DEPTH = 32
 # Before a plan settles on pool or inline: runs on the pool alone, and timed runs of each kind after that.
@@ -113,7 +115,8 @@ cdef class FeedSpec:
         if (type(value) is np.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>value) == self.typenum
                 and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>value)):
             return value if self.fits(value) else None
-        if self.typenum == -1 or isinstance(value, (tensor_lib.Tensor, session_ops.TensorHandle)):
+        # NumPy's types for bfloat16, int4 and the like come from a library with conversions of its own.
+        if self.typenum == -1 or self.typenum >= _USER_TYPES or isinstance(value, (tensor_lib.Tensor, session_ops.TensorHandle)):
             return None
         try:
             array = _as_array(value, self.numpy_type)

@@ -20,10 +20,9 @@ cdef class Slot:
     cdef unsigned long long version     # of the hook's `__dict__` when no method was last seen to be set in it
     cdef bint has_before, has_after     # no trigger: the class overrides the method
     cdef int look(self) except -1
-    # Bumps `generation` if the hook now asks for another tensor on its quiet steps.
-    cdef int before(self, Clock* clock, unsigned long* generation) except -1
-    # `look_again`: Python code has run since `before`, so the hook may have been changed.
-    cdef int after(self, PyObject* value, Clock* clock, bint look_again) except -1
+    cdef int before(self, Clock* clock) except -1
+    cdef int after(self, PyObject* value, Clock* clock) except -1
+    # The hook asks for another tensor than before on its quiet steps.
     cdef int expect(self, HookTrigger trigger, PyObject* tensor) except -1
     # Looks at the hook's class again if it was changed. Returns whether it was.
     cdef bint changed(self) except -1

@@ -49,7 +49,7 @@ cdef class Slot:
         self.tag = type_tag(self.cls)
         return 0
 
-    cdef int before(self, Clock* clock, unsigned long* generation) except -1:
+    cdef int before(self, Clock* clock) except -1:
         cdef HookTrigger trigger = self.trigger
         cdef PyObject* fields
         cdef PyObject* tensor
@@ -62,7 +62,6 @@ cdef class Slot:
             if decision == QUIET and tensor is not <PyObject*>self.tensor and not (
                     tensor is NULL and self.tensor is None):
                 self.expect(trigger, tensor)
-                generation[0] += 1
             return decision
         self.changed()
         if self.has_before and not self.known:
@@ -76,18 +75,15 @@ cdef class Slot:
             if not self.known:
                 return QUIET
             decision = trigger.before(fields, clock)
-            self.version = dict_version(fields)
             if decision == QUIET:
                 tensor = trigger.quiet_tensor(fields)
                 if tensor is not <PyObject*>self.tensor and not (tensor is NULL and self.tensor is None):
                     self.expect(trigger, tensor)
-                    generation[0] += 1
             return decision
         finally:
             Py_DECREF(<object>fields)
 
     cdef int expect(self, HookTrigger trigger, PyObject* tensor) except -1:
-        # The hook asks for another tensor than before on its quiet steps.
         wanted = None if tensor is NULL else <object>tensor
         self.request = None if wanted is None else trigger.quiet_fetches(wanted)
         self.tensor = wanted
@@ -99,35 +95,24 @@ cdef class Slot:
         self.look()
         return True
 
-    cdef int after(self, PyObject* value, Clock* clock, bint look_again) except -1:
+    cdef int after(self, PyObject* value, Clock* clock) except -1:
         cdef HookTrigger trigger = self.trigger
         cdef PyObject* fields
-        cdef int decision
         if self.compiled:
-            return ACT if look_again and not is_stock(trigger) else trigger.after(NULL, value, clock)
-        if self.known:
-            if look_again and self.changed():
-                return ACT
-            fields = instance_dict(<PyObject*>self.hook)
-            if fields is NULL:
-                return ACT
-            try:
-                if look_again and self.is_set(fields):
-                    return ACT
-                decision = trigger.after(fields, value, clock)
-                self.version = dict_version(fields)
-                return decision
-            finally:
-                Py_DECREF(<object>fields)
-        if self.has_after or (look_again and self.changed()):
+            return trigger.after(NULL, value, clock) if is_stock(trigger) else ACT
+        if self.changed():
             return ACT
-        if look_again:
-            fields = instance_dict(<PyObject*>self.hook)
-            if fields is not NULL:
-                decision = ACT if self.is_set(fields) else QUIET
-                Py_DECREF(<object>fields)
-                return decision
-        return QUIET
+        if self.has_after and not self.known:
+            return ACT
+        fields = instance_dict(<PyObject*>self.hook)
+        if fields is NULL:
+            return ACT if self.known else QUIET
+        try:
+            if self.is_set(fields):
+                return ACT
+            return trigger.after(fields, value, clock) if self.known else QUIET
+        finally:
+            Py_DECREF(<object>fields)
 
     cdef bint only_reads(self) except -1:
         cdef PyObject* fields

@@ -1,0 +1,114 @@
+"""Hooks and lists of hooks that change while the native run is on: from a kernel in Python, or from another thread."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import fasthooks
+
+v1 = tf.compat.v1
+LIBRARIES = [v1.train, fasthooks]
+
+
+class Counter(v1.train.SessionRunHook):
+    """Counts its calls."""
+
+    def __init__(self):
+        self.before = self.after = 0
+
+    def before_run(self, run_context):
+        self.before += 1
+
+    def after_run(self, run_context, run_values):
+        self.after += 1
+
+
+def run_with_kernel(library, hook, kernel, steps=4):
+    """Runs steps whose graph calls `kernel(hooks)` in the second of them; returns the hooks."""
+    hooks = [hook]
+    calls = []
+
+    def python_kernel():
+        calls.append(None)
+        if len(calls) == 2:
+            kernel(hooks)
+        return np.float32(1.0)
+
+    with tf.Graph().as_default():
+        v1.train.get_or_create_global_step()
+        fetched = v1.py_func(python_kernel, [], tf.float32)
+        hooks[0] = hook(tf.constant(1.0))
+        with library.MonitoredSession(hooks=hooks) as session:
+            for _ in range(steps):
+                session.run(fetched)
+    return hooks
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_hook_enters_the_list_during_a_run(place):
+    """Its `after_run` is called in that step already, as TensorFlow's loop over the live list does."""
+    counts = []
+    for library in LIBRARIES:
+        hook = Counter()
+        run_with_kernel(library, library.NanTensorHook, lambda hooks, hook=hook: hooks.insert(place, hook))
+        counts.append((hook.before, hook.after))
+    assert counts == [(2, 3), (2, 3)]
+
+
+@pytest.mark.parametrize("hook_library", LIBRARIES, ids=["their_hook", "our_hook"])
+@pytest.mark.parametrize("library", LIBRARIES, ids=["their_session", "our_session"])
+def test_method_is_set_during_a_run(library, hook_library):
+    calls = []
+
+    def patch(hooks):
+        hooks[0].after_run = lambda run_context, run_values: calls.append(run_values.results)
+
+    run_with_kernel(library, hook_library.NanTensorHook, patch)
+    assert calls == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("hooks", [False, []])
+@pytest.mark.parametrize("how", ["options", "metadata", "closed set of fetches"])
+def test_hooks_left_out_see_nothing_on_tensorflows_way(hooks, how):
+    """Also where the step cannot take a plan."""
+    given = {"options": {"options": v1.RunOptions()}, "metadata": {"run_metadata": v1.RunMetadata()}}.get(how, {})
+    with tf.Graph().as_default():
+        constant = tf.constant([1.0])
+        fetches = constant if given else {("tuple", "key"): constant}
+        counter = Counter()
+        with fasthooks.MonitoredSession(hooks=[counter]) as session:
+            session.run(fetches, hooks=hooks, **given)
+            assert (counter.before, counter.after) == (0, 0)
+            session.run(fetches, **given)
+            assert (counter.before, counter.after) == (1, 1)
+
+
+def test_list_grows_while_another_thread_prepares_a_run():
+    """A run that was prepared for the shorter list is not taken for the longer one."""
+    with tf.Graph().as_default():
+        ones = tf.constant(1.0)
+        chain = [ones]
+        for _ in range(2000):
+            chain.append(chain[-1] + 1.0)
+        nan = tf.constant(float("nan"))
+        hooks = [fasthooks.NanTensorHook(ones)]
+        session = fasthooks.MonitoredSession(hooks=hooks, scheduling="pool")
+        session.run(ones)
+
+        def prepare():
+            # The hook that came during the run gets no value, which NumPy refuses, as in TensorFlow.
+            with contextlib.suppress(TypeError):
+                session.run(chain)
+
+        thread = threading.Thread(target=prepare)
+        thread.start()
+        hooks.append(fasthooks.NanTensorHook(nan, fail_on_nan_loss=False))
+        session.run_without_hooks(ones)
+        thread.join()
+        session._sess._sess._sess._should_stop = False
+        assert len(session.run(chain)) == 2001
+        assert session.should_stop(), "the appended hook saw its own tensor"
+        session.close()
