@@ -14,8 +14,6 @@ cdef class HookTrigger(Watched):
     cdef TimerView view         # of the timer last found in `_timer`
     # TensorFlow's `after_run` of such a hook uses the run context to read the global step and to request a stop only.
     cdef bint only_reads
-    cdef object run_args        # what `before_run` returns on a quiet step ...
-    cdef object run_args_tensor     # ... and the tensor it was made for
     # The tensor that a quiet step fetches, or NULL or None; borrowed. Runs no Python code.
     cdef PyObject* quiet_tensor(self, PyObject* fields) noexcept
     # That tensor in the structure that the hook's own `before_run` asks for.
@@ -27,24 +25,10 @@ cdef class HookTrigger(Watched):
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1
     # `value`: the global step read after the run, when `after` said READ.
     cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1
-    # In a session of TensorFlow's own: whether another hook of this run fetches `tensor` for this one too, ...
-    cdef bint follows(self, object run_context, object tensor) except -1
-    # ... the results that this hook would have had; None: it does not ...
-    cdef object shared_results(self, object run_context)
-    # ... and this hook fetched `value`, maybe for others.
-    cdef int share(self, object run_context, object value) except -1
     # The hook's own `after_run` was called with these results.
     cdef int acted(self, object results) except -1
     # Decision of the timer that is in `_timer` now.
     cdef int ask_timer(self, PyObject* timer, int64_t step, Clock* clock) except -1
-
-
-# The global step of one run in a session of TensorFlow's own: the first of our hooks fetches it for all of them.
-# Kept by the run's context.
-cdef class SharedStep:
-    cdef HookTrigger hook   # the hook that fetches it
-    cdef object tensor
-    cdef object value       # None until that hook's `after_run`
 
 
 # Hooks that fetch the global step on every run.

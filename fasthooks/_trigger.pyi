@@ -4,20 +4,15 @@ The attributes are TensorFlow's private ones; they read as None until they are f
 """
 
 from collections.abc import Callable
-from types import CodeType
 from typing import Any
 
 from fasthooks._guard import Watched
 
-def configure(
-    make_run_args: Callable[[Any], Any], before_run_loop: CodeType, after_run_loop: CodeType, hook_method: CodeType
-) -> None: ...
+def configure(make_run_args: Callable[[Any], Any]) -> None: ...
 def before_run(hook: Any, run_context: Any) -> Any: ...
 def after_run(hook: Any, run_context: Any, run_values: Any) -> None: ...
 
 class HookTrigger(Watched): ...
-
-class SharedStep: ...
 
 class GlobalStepTrigger(HookTrigger):
     _global_step_tensor: Any

@@ -15,10 +15,9 @@ import logging
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetItem
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
 from libc.stdint cimport INT32_MAX, int64_t
 
-from fasthooks._guard cimport Watched, instance_dict, is_stock
+from fasthooks._guard cimport Watched, is_stock
 from fasthooks._number cimport as_step, is_int32, is_int64, is_nan, new_int64
 from fasthooks._timer cimport ACT, QUIET, READ, Clock, TimerView
 
@@ -27,29 +26,19 @@ cnp.import_array()
 cdef extern from "Python.h":
     PyObject* Py_False
     PyObject* Py_True
-    PyObject* PyEval_GetFrame()
 
 # Set by `configure`.
 cdef object _make_run_args = None
-cdef object _before_run_loop = None
-cdef object _after_run_loop = None
-cdef object _hook_method = None
 
 
-def configure(make_run_args, before_run_loop, after_run_loop, hook_method):
-    """Tells this module what it needs to know of TensorFlow and of the public hooks.
+def configure(make_run_args):
+    """Tells this module what it needs to know of TensorFlow.
 
     Args:
       make_run_args: Called with fetches; returns what `before_run` returns.
-      before_run_loop: Code object of the function in which TensorFlow's session calls `before_run` of its hooks.
-      after_run_loop: The same for `after_run`.
-      hook_method: Code object of the `before_run` of public hooks.
     """
-    global _make_run_args, _before_run_loop, _after_run_loop, _hook_method
+    global _make_run_args
     _make_run_args = make_run_args
-    _before_run_loop = before_run_loop
-    _after_run_loop = after_run_loop
-    _hook_method = hook_method
 
 
 cdef inline PyObject* live(PyObject* fields, PyObject* own, object name) noexcept:
@@ -72,15 +61,6 @@ cdef class HookTrigger(Watched):
 
     cdef object quiet_fetches(self, object tensor):
         return tensor
-
-    cdef bint follows(self, object run_context, object tensor) except -1:
-        return False
-
-    cdef object shared_results(self, object run_context):
-        return None
-
-    cdef int share(self, object run_context, object value) except -1:
-        return 0
 
     cdef bint quiet_value(self, object results, PyObject** value) noexcept:
         value[0] = NULL if results is None else <PyObject*>results
@@ -115,12 +95,10 @@ def before_run(HookTrigger hook not None, run_context):
         clock.known = False
         if hook.before(NULL, &clock) == QUIET:
             tensor = hook.quiet_tensor(NULL)
-            if tensor is NULL or tensor is <PyObject*>None or hook.follows(run_context, <object>tensor):
+            if tensor is NULL or tensor is <PyObject*>None:
                 return None
-            if hook.run_args is None or <PyObject*>hook.run_args_tensor is not tensor:
-                hook.run_args_tensor = <object>tensor
-                hook.run_args = _make_run_args(hook.quiet_fetches(<object>tensor))
-            return hook.run_args
+            # Made anew each time: whoever calls the hook may add to the request.
+            return _make_run_args(hook.quiet_fetches(<object>tensor))
     return super(HookTrigger, hook).before_run(run_context)
 
 
@@ -128,20 +106,10 @@ def after_run(HookTrigger hook not None, run_context, run_values):
     """What a public hook does in `after_run`: nothing, or what TensorFlow's own method does."""
     cdef Clock clock
     cdef PyObject* value
-    cdef object shared = None
     if is_stock(hook):
-        results = run_values.results
-        if results is None:
-            shared = hook.shared_results(run_context)
-            results = shared
         clock.known = False
-        if hook.quiet_value(results, &value):
-            if shared is None and value is not NULL:
-                hook.share(run_context, <object>value)
-            if hook.after(NULL, value, &clock) == QUIET:
-                return None
-        if shared is not None:
-            run_values = run_values._replace(results=shared)
+        if hook.quiet_value(run_values.results, &value) and hook.after(NULL, value, &clock) == QUIET:
+            return None
     return super(HookTrigger, hook).after_run(run_context, run_values)
 
 
@@ -150,72 +118,6 @@ cdef class GlobalStepTrigger(HookTrigger):
 
     cdef PyObject* quiet_tensor(self, PyObject* fields) noexcept:
         return live(fields, <PyObject*>self._global_step_tensor, "_global_step_tensor")
-
-    cdef bint follows(self, object run_context, object tensor) except -1:
-        # TensorFlow parses each request anew, which costs several microseconds.
-        # Only TensorFlow's own loop is known to call the same hooks, in the same order, with one context for each run.
-        cdef SharedStep shared
-        if not called_from_loop():
-            return False
-        shared = shared_step(run_context)
-        if shared is None:
-            shared = SharedStep.__new__(SharedStep)
-            shared.hook = self
-            shared.tensor = tensor
-            run_context._fasthooks_step = shared
-            return False
-        return shared.tensor is tensor
-
-    cdef int share(self, object run_context, object value) except -1:
-        cdef SharedStep shared = shared_step(run_context)
-        if shared is not None and shared.tensor is self._global_step_tensor:
-            shared.value = value
-        return 0
-
-    cdef object shared_results(self, object run_context):
-        cdef SharedStep shared = shared_step(run_context)
-        if shared is None or shared.tensor is not self._global_step_tensor:
-            return None
-        if shared.value is None:
-            shared.value = left_behind(shared, run_context)
-        return self.quiet_fetches(shared.value)
-
-
-cdef object left_behind(SharedStep shared, object run_context):
-    # The hook that fetched the value was taken out of the list during the run. What it would have been given is still
-    # in the function that hands out the results.
-    cdef PyObject* innermost = PyEval_GetFrame()
-    cdef PyObject* value = NULL
-    frame = None if innermost is NULL else (<object>innermost).f_back
-    if frame is not None and frame.f_code is _after_run_loop:
-        results = frame.f_locals["outputs"].get(shared.hook)
-        if shared.hook.quiet_value(results, &value) and value is not NULL:
-            return <object>value
-    return run_context.session.run(shared.tensor)
-
-
-cdef bint called_from_loop() except -1:
-    # Whether a session of TensorFlow's own called the hook's method: the Python function that did so is its loop.
-    cdef PyObject* innermost = PyEval_GetFrame()
-    if innermost is NULL:
-        return False
-    frame = <object>innermost
-    if frame.f_code is _hook_method:
-        frame = frame.f_back
-    return frame is not None and frame.f_code is _before_run_loop
-
-
-cdef SharedStep shared_step(object run_context):
-    # What the first of our hooks left in the context of this run, or None.
-    cdef PyObject* fields = instance_dict(<PyObject*>run_context)
-    cdef PyObject* found
-    cdef SharedStep shared = None
-    if fields is not NULL:
-        found = PyDict_GetItemWithError(<object>fields, "_fasthooks_step")
-        if found is not NULL:
-            shared = <SharedStep?><object>found
-        Py_DECREF(<object>fields)
-    return shared
 
 
 cdef class StopAtStepTrigger(GlobalStepTrigger):

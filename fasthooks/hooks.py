@@ -14,7 +14,6 @@ import sys
 from typing import Any
 
 from tensorflow.python.training import basic_session_run_hooks as stock
-from tensorflow.python.training import monitored_session
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
 from fasthooks import _guard, _timer, _trigger
@@ -248,9 +247,7 @@ def _register():
     for cls in (stock.SecondOrStepTimer, stock.NeverTriggerTimer, stock._HookTimer):
         _know(cls, stock, timer_methods)
     _timer.configure({stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True})
-    hooked = monitored_session._HookedSession
-    _trigger.configure(SessionRunArgs, hooked._call_hook_before_run.__code__, hooked.run.__code__,
-                       PerStepMethods.before_run.__code__)
+    _trigger.configure(SessionRunArgs)
 
 
 _register()
