@@ -308,6 +308,7 @@ cdef class SessionRunner:
                 and chain.hooked._should_stop is False and chain.hooked._sess is not None
                 and _coordinator_guard.intact() and _event_guard.intact()
                 and PyDict_GetItemWithError(chain.coordinator_fields, "_exc_info_to_raise") is <PyObject*>None
-                and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False):
+                and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False
+                and PyDict_GetItemWithError(chain.event_fields, "is_set") is NULL):
             return False
         return super(SessionRunner, self).should_stop()

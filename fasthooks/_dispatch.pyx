@@ -3,8 +3,8 @@
 
 The way of a step is drawn in `session.py`. Nothing of one call is kept in a field: everything a step decides lives in
 its own C frame and lists, so that any number of threads, hooks that run the session themselves, and a `close` from
-elsewhere behave as with TensorFlow. Slots and prepared steps are replaced, never changed in place, with one exception:
-what a slot knows of its hook's class and quiet request, which any thread finds out alike.
+elsewhere behave as with TensorFlow. A prepared step names the slots and the tensors it was made for. What changes in
+place is what a slot knows of its hook's class and quiet request, which any thread finds out alike.
 """
 
 from tensorflow.core.protobuf import config_pb2
@@ -304,8 +304,8 @@ cdef class HookDispatcher:
             user_feeds = hook_feeds
         # A hook may have closed the session, or put another in its place.
         raw = session._sess
-        if raw is not self.raw:
-            self.cache.decline("a hook replaced the raw session")
+        if raw is not self.raw or not self.plannable():
+            self.cache.decline("a hook replaced or patched the raw session")
         elif options is not None:
             self.cache.decline("a hook asked for run options")
         elif fetches is not None:
@@ -390,6 +390,8 @@ cdef class HookDispatcher:
         # The value of one tensor, by a run of its own, as a hook would ask the raw session for it.
         cdef PreparedStep prepared
         cdef list requests = [tensor]
+        if not self.plannable():
+            return self.raw.run(tensor)
         for prepared in self.recent_mixed:
             if prepared.serves(requests, [], None):
                 break

@@ -109,10 +109,6 @@ cdef class ClassGuard:
         self.tag = type_tag(<PyTypeObject*>self.cls)
         return self.unchanged
 
-    def is_intact(self):
-        """Whether the class still resolves every watched name to TensorFlow's own function."""
-        return self.intact()
-
 
 cdef class Watched:
     """Base of compiled objects whose methods users may replace at any time."""

@@ -108,8 +108,11 @@ def after_run(HookTrigger hook not None, run_context, run_values):
     cdef PyObject* value
     if is_stock(hook):
         clock.known = False
-        if hook.quiet_value(run_values.results, &value) and hook.after(NULL, value, &clock) == QUIET:
-            return None
+        if hook.quiet_value(run_values.results, &value):
+            # The caller can reach the results, and a clock or a writer in Python may make it let go of them.
+            _owned = None if value is NULL else <object>value
+            if hook.after(NULL, value, &clock) == QUIET:
+                return None
     return super(HookTrigger, hook).after_run(run_context, run_values)
 
 
