@@ -196,7 +196,8 @@ cdef class Chain:
     cdef bint coordinator_is_as_it_was(self) except -1:
         if HAVE_DICT_VERSIONS:
             return dict_version(<PyObject*>self.coordinator_fields) == self.coordinator_version
-        return not _sets_method(self.coordinator_fields)
+        return (not _sets_method(self.coordinator_fields)
+                and vars(self.coordinator_fields["_stop_event"]) is self.event_fields)
 
 
 cdef bint _sets_method(dict fields) except -1:

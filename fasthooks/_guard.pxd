@@ -40,9 +40,11 @@ cdef extern from *:
 # The instance `__dict__` as it is now (a new reference), or NULL without an error set where there is none.
 cdef PyObject* instance_dict(PyObject* obj) noexcept
 
-# Whether every definition of the methods that `obj` can see (its own attributes, its class, every base) is known code,
-# and no class of its redefines one of the fields.
-cdef bint definitions_known(object obj, tuple methods, tuple fields) except -1
+# Whether every definition of the methods in the class and its bases is known code, and none redefines one of the fields.
+cdef bint definitions_known(type cls, tuple methods, tuple fields) except -1
+
+# Whether one of these names is in the instance's `__dict__`.
+cdef bint is_any_set(object obj, tuple names) except -1
 
 
 cdef class ClassGuard:
@@ -63,7 +65,10 @@ cdef class Watched:
     cdef unsigned long long checked_version     # version of that dict at the last look
     cdef unsigned int checked_tag           # the type's tag at the last look
     cdef PyTypeObject* checked_type         # the type at the last look; never dereferenced
-    cdef bint stock                         # result of the last look
+    cdef bint classes_known                 # result of the last look at the classes
+    cdef bint stock                         # that, and no method was set on the object
+    # Whether a method was set on the object.
+    cdef bint sets_method(self) except -1
     # Whether all that the compiled path replaces is known code; `is_stock` below asks without a call.
     cdef bint look(self) except -1
     # Methods the compiled path stands in for, and attributes it reads as C fields.
@@ -72,11 +77,12 @@ cdef class Watched:
 
 
 cdef inline bint is_stock(Watched watched) except -1:
-    # A few compares, unless an attribute was set or a class changed.
+    # A few compares, unless an attribute was set or a class changed; a few look-ups where dicts have no versions.
     cdef PyTypeObject* cls = (<PyObject*>watched).ob_type
     cdef unsigned int tag = type_tag(cls)
-    cdef unsigned long long version = own_version(<PyObject*>watched)
-    if (version == watched.checked_version and cls is watched.checked_type and tag == watched.checked_tag
-            and tag != 0 and version != 0):
-        return watched.stock
+    if cls is watched.checked_type and tag == watched.checked_tag and tag != 0:
+        if not HAVE_DICT_VERSIONS:
+            return watched.classes_known and not watched.sets_method()
+        if own_version(<PyObject*>watched) == watched.checked_version:
+            return watched.stock
     return watched.look()

@@ -53,16 +53,20 @@ cdef PyObject* instance_dict(PyObject* obj) noexcept:
     return found
 
 
-cdef bint definitions_known(object obj, tuple methods, tuple fields) except -1:
-    cdef type cls = type(obj)
+cdef bint is_any_set(object obj, tuple names) except -1:
     cdef PyObject* own = instance_dict(<PyObject*>obj)
+    if own is NULL:
+        return False
+    attributes = <object>own
+    Py_DECREF(attributes)  # `attributes` holds its own reference
+    for name in names:
+        if name in attributes:
+            return True
+    return False
+
+
+cdef bint definitions_known(type cls, tuple methods, tuple fields) except -1:
     cdef bint inherited = False
-    if own is not NULL:
-        attributes = <object>own
-        Py_DECREF(attributes)  # `attributes` holds its own reference
-        for name in methods:
-            if name in attributes:
-                return False
     for base in cls.__mro__:
         inherited = inherited or base in _known_classes
         attributes = base.__dict__
@@ -119,8 +123,12 @@ cdef class Watched:
     cdef tuple watched_fields(self):
         return ()
 
+    cdef bint sets_method(self) except -1:
+        return is_any_set(self, self.watched_methods())
+
     cdef bint look(self) except -1:
-        self.stock = definitions_known(self, self.watched_methods(), self.watched_fields())
+        self.classes_known = definitions_known(type(self), self.watched_methods(), self.watched_fields())
+        self.stock = self.classes_known and not self.sets_method()
         # Any look-up on the class gives it a tag again if a change took it away.
         getattr(type(self), "__init__", None)
         self.checked_type = (<PyObject*>self).ob_type

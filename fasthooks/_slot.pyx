@@ -45,7 +45,7 @@ cdef class Slot:
         self.cls = <PyTypeObject*>cls
         self.has_before = _defines(cls, "before_run")
         self.has_after = _defines(cls, "after_run")
-        self.known = self.trigger is not None and definitions_known(self.hook, ("before_run", "after_run"), ())
+        self.known = self.trigger is not None and definitions_known(cls, ("before_run", "after_run"), ())
         self.tag = type_tag(self.cls)
         return 0
 

@@ -139,7 +139,7 @@ cdef class TimerView:
             self.compiled = timer
         elif type(timer) in _plain_timers:
             self.never = _plain_timers[type(timer)]
-            if definitions_known(timer, ("should_trigger_for_step",), ()):
+            if definitions_known(type(timer), ("should_trigger_for_step",), ()):
                 self.cls = (<PyObject*>timer).ob_type
                 self.tag = type_tag(self.cls)
 
