@@ -50,7 +50,6 @@ except ImportError:
 
 cdef object _run_callable = pywrap_tf_session.TF_SessionRunCallable
 cdef object _OpError = errors.OpError
-cdef object _perf_counter = time.perf_counter
 # NumPy's numbers for types that other libraries register begin here (NPY_USERDEF).
 cdef int _USER_TYPES = 256
 # Deeper structures, and those that contain themselves, are TensorFlow's to judge.
@@ -305,9 +304,9 @@ cdef class Trial:
             plan.check_open()
             self.inline = plan.make(True)
         owner = self.inline if inline else self.pool
-        begin = _perf_counter()
+        begin = time.perf_counter()
         values = plan.native_call(owner._handle, feeds)
-        secs = _perf_counter() - begin
+        secs = time.perf_counter() - begin
         # The first run of each also builds caches; it does not count.
         if inline and run > _POOL_FIRST:
             self.inline_secs = min(self.inline_secs, secs)
