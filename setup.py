@@ -54,6 +54,9 @@ class build_ext(setuptools_build_ext):
         for extension, in_c in zip(self.extensions, translated, strict=True):
             extension.sources = in_c.sources
         super().run()
+        # Python run from the clone finds the package's sources before the installed package: let it find these there.
+        if not self.inplace:
+            self.copy_extensions_to_source()
 
 
 if __name__ == "__main__":  # Cython's worker processes may import this file

@@ -288,7 +288,7 @@ def b6(peer, ours, settings):
 
 
 @contextlib.contextmanager
-def _grpc_server():
+def grpc_server():
     """A gRPC server in another process: within one, gRPC is bypassed. Yields a function that waits for its target."""
     process = _start_worker("server", stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
@@ -311,13 +311,16 @@ def _grpc_server():
 
 
 def b7(peer, ours, settings):
-    """Sessions on gRPC servers of this process and of others; one server each, so that their variables are apart."""
+    """Sessions on servers of this process and of others; one server each, so that their variables are apart."""
     rows = []
     local = [common.tf.distribute.Server.create_local_server() for _ in range(2)]
-    with _grpc_server() as one, _grpc_server() as other:
-        for where, masters in (("in this process", [server.target for server in local]), ("beside it", (one(), other()))):
+    with grpc_server() as one, grpc_server() as other:
+        for where, masters in (
+            ("in this process, which no network lies before", [server.target for server in local]),
+            ("in a process of its own", (one(), other())),
+        ):
             theirs, mine = compare(peer, ours, settings, common.tiny, hooks_h7, settings.graph_round_steps, masters=masters)
-            rows.append(row("B7", f"tiny graph on a gRPC server {where}, H7", theirs, mine, theirs / mine, 1.7))
+            rows.append(row("B7", f"tiny graph on a server {where}, H7", theirs, mine, theirs / mine, 1.7))
     return {"rows": rows}
 
 
