@@ -182,6 +182,8 @@ cdef class HookDispatcher:
         prepared = self.prepare_quiet(slots, fetches, feed_dict)
         feeds = None if prepared is None else prepared.plan.feed_values(feed_dict)
         if feeds is None:
+            if prepared is not None:
+                self.cache.decline("a fed value needs Session.run's own conversion or error")
             return self.mixed_step(session, slots, n, fetches, feed_dict, &clock)
         values = prepared.plan.call(feeds)
         self.cache.planned += 1
@@ -243,7 +245,8 @@ cdef class HookDispatcher:
 
     cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, object fetches, object feed_dict,
                            Clock* clock):
-        # Hook number `first` has something to do before the run; those before it are quiet.
+        # Hook number `first` has something to do before the run; those before it are quiet. If all are, no plan was found
+        # for the step.
         cdef RunContextBase context = new_context(fetches, feed_dict, self.raw)
         cdef Py_ssize_t i, place
         cdef list requests = [fetches]
@@ -308,7 +311,7 @@ cdef class HookDispatcher:
             self.cache.decline("a hook replaced or patched the raw session")
         elif options is not None:
             self.cache.decline("a hook asked for run options")
-        elif fetches is not None:
+        elif first < len(slots):
             for prepared in self.recent_mixed:
                 if prepared.serves(requests, acted, user_feeds):
                     break

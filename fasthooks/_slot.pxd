@@ -22,8 +22,8 @@ cdef class Slot:
     cdef int look(self) except -1
     cdef int before(self, Clock* clock) except -1
     cdef int after(self, PyObject* value, Clock* clock) except -1
-    # The hook asks for another tensor than before on its quiet steps.
-    cdef int expect(self, HookTrigger trigger, PyObject* tensor) except -1
+    # Takes note of the tensor that the hook asks for on its quiet steps.
+    cdef int expect(self, HookTrigger trigger, PyObject* fields) except -1
     # Looks at the hook's class again if it was changed. Returns whether it was.
     cdef bint changed(self) except -1
     cdef int after_read(self, object value, Clock* clock) except -1

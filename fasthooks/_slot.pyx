@@ -52,16 +52,13 @@ cdef class Slot:
     cdef int before(self, Clock* clock) except -1:
         cdef HookTrigger trigger = self.trigger
         cdef PyObject* fields
-        cdef PyObject* tensor
         cdef int decision
         if self.compiled:
             if not is_stock(trigger):
                 return ACT
             decision = trigger.before(NULL, clock)
-            tensor = trigger.quiet_tensor(NULL)
-            if decision == QUIET and tensor is not <PyObject*>self.tensor and not (
-                    tensor is NULL and self.tensor is None):
-                self.expect(trigger, tensor)
+            if decision == QUIET:
+                self.expect(trigger, NULL)
             return decision
         self.changed()
         if self.has_before and not self.known:
@@ -76,17 +73,17 @@ cdef class Slot:
                 return QUIET
             decision = trigger.before(fields, clock)
             if decision == QUIET:
-                tensor = trigger.quiet_tensor(fields)
-                if tensor is not <PyObject*>self.tensor and not (tensor is NULL and self.tensor is None):
-                    self.expect(trigger, tensor)
+                self.expect(trigger, fields)
             return decision
         finally:
             Py_DECREF(<object>fields)
 
-    cdef int expect(self, HookTrigger trigger, PyObject* tensor) except -1:
+    cdef int expect(self, HookTrigger trigger, PyObject* fields) except -1:
+        cdef PyObject* tensor = trigger.quiet_tensor(fields)
         wanted = None if tensor is NULL else <object>tensor
-        self.request = None if wanted is None else trigger.quiet_fetches(wanted)
-        self.tensor = wanted
+        if wanted is not self.tensor:
+            self.request = None if wanted is None else trigger.quiet_fetches(wanted)
+            self.tensor = wanted
         return 0
 
     cdef bint changed(self) except -1:
