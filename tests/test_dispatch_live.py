@@ -1,6 +1,5 @@
 """Hooks and lists of hooks that change while the native run is on: from a kernel in Python, or from another thread."""
 
-import contextlib
 import threading
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import fasthooks
+from fasthooks import _plan
 
 v1 = tf.compat.v1
 LIBRARIES = [v1.train, fasthooks]
@@ -86,29 +86,34 @@ def test_hooks_left_out_see_nothing_on_tensorflows_way(hooks, how):
             assert (counter.before, counter.after) == (1, 1)
 
 
-def test_list_grows_while_another_thread_prepares_a_run():
-    """A run that was prepared for the shorter list is not taken for the longer one."""
+def test_hook_changes_while_another_thread_prepares_a_run(monkeypatch):
+    """A run that was prepared for the hook's former tensor is not taken for the new one."""
+    make_callable = _plan.make_callable
+    preparing, go_on = threading.Event(), threading.Event()
+
+    def make_slowly(*args):
+        if threading.current_thread().name == "preparing":
+            preparing.set()
+            assert go_on.wait(60)
+        return make_callable(*args)
+
+    monkeypatch.setattr(_plan, "make_callable", make_slowly)
     with tf.Graph().as_default():
-        ones = tf.constant(1.0)
-        chain = [ones]
-        for _ in range(2000):
-            chain.append(chain[-1] + 1.0)
-        nan = tf.constant(float("nan"))
-        hooks = [fasthooks.NanTensorHook(ones)]
-        session = fasthooks.MonitoredSession(hooks=hooks, scheduling="pool")
-        session.run(ones)
-
-        def prepare():
-            # The hook that came during the run gets no value, which NumPy refuses, as in TensorFlow.
-            with contextlib.suppress(TypeError):
-                session.run(chain)
-
-        thread = threading.Thread(target=prepare)
+        fine, nan = tf.constant(1.0), tf.constant(float("nan"))
+        first, second = tf.constant([1.0]), tf.constant([2.0])
+        hook = fasthooks.NanTensorHook(fine, fail_on_nan_loss=False)
+        session = fasthooks.MonitoredSession(hooks=[hook], scheduling="pool")
+        session.run(first)
+        thread = threading.Thread(target=lambda: session.run(second), name="preparing")
         thread.start()
-        hooks.append(fasthooks.NanTensorHook(nan, fail_on_nan_loss=False))
-        session.run_without_hooks(ones)
+        assert preparing.wait(60)
+        hook._loss_tensor = nan
+        session.run(first)
+        hooked = session._sess._sess._sess
+        hooked._should_stop = False
+        go_on.set()
         thread.join()
-        session._sess._sess._sess._should_stop = False
-        assert len(session.run(chain)) == 2001
-        assert session.should_stop(), "the appended hook saw its own tensor"
+        hooked._should_stop = False
+        session.run(second)
+        assert session.should_stop(), "the hook saw its new tensor"
         session.close()
