@@ -1,69 +1,65 @@
-"""Drop-in replacement for TensorFlow's monitored sessions and hooks with a compiled step path."""
+"""Drop-in replacement for TensorFlow's monitored sessions and hooks with a compiled step path.
 
-try:
-    import tensorflow as _tensorflow  # noqa: F401  imported first, so that what follows can only fail for other reasons
-except ModuleNotFoundError as _error:
-    if _error.name != "tensorflow":
-        raise
-    raise ImportError(
-        "fasthooks needs TensorFlow 2.15 to 2.21: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'") from None
+Importing it does not import TensorFlow: that happens when a name is first used, so that `python -m fasthooks run` leaves
+it to the program when and with which environment TensorFlow is loaded.
+"""
 
+import importlib as _importlib
+import importlib.util as _importlib_util
 from importlib.metadata import version as _version
+from typing import Any as _Any
 
-from tensorflow.compat.v1.train import (
-    CheckpointSaverListener,
-    ChiefSessionCreator,
-    NanLossDuringTrainingError,
-    Scaffold,
-    SessionCreator,
-    SessionRunArgs,
-    SessionRunContext,
-    SessionRunHook,
-    SessionRunValues,
-    WorkerSessionCreator,
-)
-
-from fasthooks.hooks import (
-    CheckpointSaverHook,
-    FeedFnHook,
-    FinalOpsHook,
-    GlobalStepWaiterHook,
-    LoggingTensorHook,
-    NanTensorHook,
-    ProfilerHook,
-    SecondOrStepTimer,
-    StepCounterHook,
-    StopAtStepHook,
-    SummarySaverHook,
-)
-from fasthooks.session import MonitoredSession, MonitoredTrainingSession, SingularMonitoredSession
-from fasthooks.wandb_hook import WandbHook
+if _importlib_util.find_spec("tensorflow") is None:
+    raise ImportError("fasthooks needs TensorFlow 2.15 to 2.21: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'")
 
 __version__ = _version("fasthooks")
-__all__ = [
-    "CheckpointSaverHook",
-    "CheckpointSaverListener",
-    "ChiefSessionCreator",
-    "FeedFnHook",
-    "FinalOpsHook",
-    "GlobalStepWaiterHook",
-    "LoggingTensorHook",
-    "MonitoredSession",
-    "MonitoredTrainingSession",
-    "NanLossDuringTrainingError",
-    "NanTensorHook",
-    "ProfilerHook",
-    "Scaffold",
-    "SecondOrStepTimer",
-    "SessionCreator",
-    "SessionRunArgs",
-    "SessionRunContext",
-    "SessionRunHook",
-    "SessionRunValues",
-    "SingularMonitoredSession",
-    "StepCounterHook",
-    "StopAtStepHook",
-    "SummarySaverHook",
-    "WandbHook",
-    "WorkerSessionCreator",
-]
+
+# Module -> public names that it gives. `__init__.pyi` tells the same to type checkers.
+_NAMES = {
+    "fasthooks.hooks": (
+        "CheckpointSaverHook",
+        "FeedFnHook",
+        "FinalOpsHook",
+        "GlobalStepWaiterHook",
+        "LoggingTensorHook",
+        "NanTensorHook",
+        "ProfilerHook",
+        "SecondOrStepTimer",
+        "StepCounterHook",
+        "StopAtStepHook",
+        "SummarySaverHook",
+    ),
+    "fasthooks.patching": ("patch", "patched", "unpatch"),
+    "fasthooks.plain_session": ("accelerate",),
+    "fasthooks.session": ("MonitoredSession", "MonitoredTrainingSession", "SingularMonitoredSession"),
+    "fasthooks.wandb_hook": ("WandbHook",),
+    "tensorflow.compat.v1.train": (
+        "CheckpointSaverListener",
+        "ChiefSessionCreator",
+        "NanLossDuringTrainingError",
+        "Scaffold",
+        "SessionCreator",
+        "SessionRunArgs",
+        "SessionRunContext",
+        "SessionRunHook",
+        "SessionRunValues",
+        "WorkerSessionCreator",
+    ),
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _HOMES:
+        value = getattr(_importlib.import_module(_HOMES[name]), name)
+    elif f"{__name__}.{name}" in _NAMES:
+        value = _importlib.import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

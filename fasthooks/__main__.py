@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 # and other heavy packages only inside `main`.
 COMMANDS = {
     "demo": "fasthooks.demo",
+    "run": "fasthooks.runner",
 }
 
 
@@ -40,8 +40,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that `argv` names and returns its exit code."""
     args = build_parser().parse_args(argv)
-    # TensorFlow's C++ side reads this when it loads: keep its banners out of the output unless the user wants them.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     return args.main(args)
 
 

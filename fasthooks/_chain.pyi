@@ -1,5 +1,6 @@
 """The compiled links of the chain of sessions. What Python can see of them."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from fasthooks._dispatch import HookDispatcher
@@ -29,6 +30,13 @@ class HookedSessionBase:
     def run_subset(self, hooks: Any, fetches: Any, feed_dict: Any, options: Any, run_metadata: Any) -> Any: ...
     def close(self) -> None: ...
     def report(self) -> dict[str, Any]: ...
+
+# Belongs to one of TensorFlow's own hooked sessions.
+class Attached: ...
+
+def run_hooked(
+    session: Any, fetches: Any, feed_dict: Any, options: Any, run_metadata: Any, original: Callable[..., Any]
+) -> Any: ...
 
 class Chain: ...
 

@@ -42,9 +42,10 @@ cdef ClassGuard _coordinated_guard = ClassGuard(
 cdef ClassGuard _coordinator_guard = ClassGuard(
     _Coordinator, coordinator_lib, ("should_stop", "raise_requested_exception"))
 cdef ClassGuard _event_guard = ClassGuard(_Event, threading, ("is_set",))
-cdef ClassGuard _hooked_guard = ClassGuard(
-    _HookedSession, monitored_session,
-    ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options", "_raise_if_feeds_intersects"))
+cdef tuple _hooked_helpers = ("should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
+                              "_raise_if_feeds_intersects")
+cdef ClassGuard _helpers_guard = ClassGuard(_HookedSession, monitored_session, _hooked_helpers)
+cdef ClassGuard _hooked_guard = ClassGuard(_HookedSession, monitored_session, ("run", *_hooked_helpers))
 cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
 # Of the class that our sessions put into the chain, which derives from these two; set by `configure`.
 cdef ClassGuard _our_guard = None
@@ -126,7 +127,7 @@ cdef class HookedSessionBase:
             return self.run_subset(hooks, fetches, feed_dict, options, run_metadata)
         dispatcher = self.current_dispatcher()
         if options is not None or run_metadata is not None or self.is_patched():
-            self.cache.steps += 1
+            self.cache.count_run()
             self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
             return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
         if self.should_stop():
@@ -152,7 +153,7 @@ cdef class HookedSessionBase:
         if options is None and run_metadata is None and self.should_stop():
             raise RuntimeError("Run called even after should_stop requested.")
         if options is not None or run_metadata is not None or self.is_patched():
-            self.cache.steps += 1
+            self.cache.count_run()
             self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
             part = SubsetSession(self, chosen)
             return _HookedSession.run(part, fetches, feed_dict, options, run_metadata)
@@ -176,9 +177,64 @@ cdef class HookedSessionBase:
 
     def report(self):
         """Returns a dict that tells how the steps of this raw session ran."""
-        return {"steps": self.cache.steps, "planned_steps": self.cache.planned,
-                "declined": dict(self.cache.declined), "plans_made": self.cache.made,
-                "plans_evicted": self.cache.evicted, "plans": self.cache.describe()}
+        return self.cache.report()
+
+
+# Where a hooked session of TensorFlow's own keeps what `run_hooked` needs: it lives and dies with the session.
+cdef str _ATTACHED = "_fasthooks_attached"
+
+
+cdef class Attached:
+    """Belongs to one of TensorFlow's own hooked sessions."""
+
+    cdef HookDispatcher dispatcher
+    cdef unsigned long long version     # of the session's `__dict__` when no method was last seen to be set in it
+
+
+cdef HookDispatcher attached_dispatcher(object session):
+    # The dispatcher of a hooked session of TensorFlow's own; None: something of it is not TensorFlow's.
+    cdef dict fields
+    cdef Attached attached
+    cdef HookDispatcher dispatcher
+    cdef unsigned long long version
+    if type(session) is not _HookedSession or not _helpers_guard.intact() or not _wrapped_guard.intact():
+        return None
+    fields = session.__dict__
+    attached = fields.get(_ATTACHED)
+    if attached is None:
+        attached = fields[_ATTACHED] = Attached.__new__(Attached)
+        attached.dispatcher = HookDispatcher(session._sess, session._hooks, PlanCache(session._sess))
+    version = dict_version(<PyObject*>fields)
+    if version != attached.version or version == 0:
+        if _sets_method(fields):
+            return None
+        attached.version = version
+    dispatcher = attached.dispatcher
+    # Programs replace the wrapped session and the hooks list.
+    if dispatcher.raw is not session._sess or dispatcher.hooks is not session._hooks:
+        cache = dispatcher.cache if dispatcher.raw is session._sess else PlanCache(session._sess)
+        dispatcher = attached.dispatcher = HookDispatcher(session._sess, session._hooks, cache)
+    return dispatcher
+
+
+def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
+    """Runs one step of a hooked session of TensorFlow's own: `_HookedSession.run` while `fasthooks.patch` is in force.
+
+    Args:
+      session: The hooked session.
+      fetches: As `tf.compat.v1.Session.run`, and so are the next three.
+      original: What to call where something on the way is not as TensorFlow made it.
+    """
+    cdef HookDispatcher dispatcher = attached_dispatcher(session)
+    if dispatcher is None:
+        return original(session, fetches, feed_dict, options, run_metadata)
+    if options is not None or run_metadata is not None:
+        dispatcher.cache.count_run()
+        dispatcher.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
+        return original(session, fetches, feed_dict, options, run_metadata)
+    if session.should_stop():
+        raise RuntimeError("Run called even after should_stop requested.")
+    return dispatcher.step(session, fetches, feed_dict)
 
 
 cdef class Chain:

@@ -1,6 +1,7 @@
 """One step: triggers, merged requests, plan, actions, stop flag."""
 
 from fasthooks._context cimport RunContextBase, RunProtos
+from fasthooks._guard cimport ClassGuard
 from fasthooks._plan cimport Plan, PlanCache
 from fasthooks._timer cimport Clock
 
@@ -18,7 +19,8 @@ cdef class PreparedStep:
 
 cdef class HookDispatcher:
     cdef object raw                 # the raw session
-    cdef dict raw_fields            # its `__dict__`; None: not a plain Session
+    cdef ClassGuard raw_guard       # watches its class; None: not a kind of session that plans are for
+    cdef dict raw_fields            # its `__dict__`
     cdef unsigned long long raw_version     # version of that dict when no `run` was last seen to be set in it
     cdef object hooks               # the caller's list, live
     cdef readonly PlanCache cache
@@ -35,5 +37,6 @@ cdef class HookDispatcher:
     cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
                        list values, RunContextBase context, RunProtos protos, Clock* clock)
     cdef object read(self, object tensor)
+    cdef tuple run_alone(self, object fetches, object feed_dict)
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict)
     cdef PreparedStep prepare(self, list recent, list requests, object feed_dict)

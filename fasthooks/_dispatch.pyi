@@ -5,6 +5,8 @@ from typing import Any
 from fasthooks._context import RunContextBase
 from fasthooks._plan import PlanCache
 
+def know_session_class(cls: type, base: type) -> None: ...
+
 class PreparedStep: ...
 
 # Context and session in one for TensorFlow's own `after_run` methods.
@@ -19,6 +21,7 @@ class HookDispatcher:
     @property
     def cache(self) -> PlanCache: ...
     def __init__(self, raw: Any, hooks: Any, cache: PlanCache, subset: bool = False) -> None: ...
+    def run_plain(self, fetches: Any, feed_dict: Any) -> tuple[Any] | None: ...
 
 # Stands for the hooked session in a run with some of its hooks.
 class SubsetSession:

@@ -11,6 +11,8 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.training import monitored_session
 
+from fasthooks._guard import original_of
+
 from cpython.dict cimport PyDict_Contains
 from cpython.list cimport PyList_GET_ITEM
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -26,13 +28,19 @@ from fasthooks._timer cimport ACT, QUIET, READ, Clock
 
 cdef object _RunOptions = config_pb2.RunOptions
 cdef object _HookedSession = monitored_session._HookedSession
-cdef type _Session = session_lib.Session
 
 # Methods that a step does not call because it does what they do. Those of the hooked session are `_chain`'s to watch.
 cdef tuple _session_methods = ("run", "_run", "_do_run", "_call_tf_sessionrun", "_extend_graph")
-cdef ClassGuard _session_guard = ClassGuard(_Session, session_lib, _session_methods)
+# Kinds of raw session -> guard of what a plan stands in for. Any other kind takes TensorFlow's way.
+cdef dict _session_guards = {
+    cls: ClassGuard(cls, session_lib, _session_methods) for cls in (session_lib.Session, session_lib.InteractiveSession)}
 # Prepared steps that are looked through before the cache is: programs alternate between few kinds of step.
 cdef int _RECENT = 4
+
+
+def know_session_class(cls, base):
+    """Declares a class of raw sessions that differs from `base`, one of TensorFlow's, in nothing that a plan replaces."""
+    _session_guards[cls] = _session_guards[base]
 
 
 cdef class PreparedStep:
@@ -112,7 +120,8 @@ cdef class HookDispatcher:
         self.cache = cache
         self.recent_quiet = []
         self.recent_mixed = []
-        if type(raw) is _Session:
+        self.raw_guard = _session_guards.get(type(raw))
+        if self.raw_guard is not None:
             self.raw_fields = raw.__dict__
             config = raw._config
             # A prepared run brings nothing back over the network, and not what these options ask for.
@@ -122,7 +131,7 @@ cdef class HookDispatcher:
     cdef bint plannable(self) except -1:
         # Whether nothing has been put in the place of what a plan does.
         cdef unsigned long long version
-        if self.raw_fields is None or not _session_guard.intact():
+        if self.raw_guard is None or not self.raw_guard.intact():
             return False
         version = dict_version(<PyObject*>self.raw_fields)
         if version != self.raw_version or version == 0:
@@ -170,10 +179,11 @@ cdef class HookDispatcher:
         cdef PreparedStep prepared
         cdef list values, feeds
         cdef PyObject* value
-        self.cache.steps += 1
+        self.cache.count_run()
         if slots is None or fetches is None:
             self.cache.decline("the raw session, the hooks or the fetches need TensorFlow's own loop")
-            return _HookedSession.run(SubsetSession(session, self.hooks) if self.subset else session, fetches, feed_dict)
+            run = original_of(_HookedSession.run)
+            return run(SubsetSession(session, self.hooks) if self.subset else session, fetches, feed_dict)
         n = len(slots)
         clock.known = False
         for i in range(n):
@@ -186,7 +196,7 @@ cdef class HookDispatcher:
                 self.cache.decline("a fed value needs Session.run's own conversion or error")
             return self.mixed_step(session, slots, n, fetches, feed_dict, &clock)
         values = prepared.plan.call(feeds)
-        self.cache.planned += 1
+        self.cache.count_planned()
         clock.known = False
         i = 0
         # A kernel in Python, or another thread, may have changed the list or a hook meanwhile.
@@ -334,7 +344,7 @@ cdef class HookDispatcher:
             self.finish(session, active, 0, acted, None, values, context, protos, clock)
             return (<dict>values[0])["caller"]
         values = prepared.plan.call(feeds)
-        self.cache.planned += 1
+        self.cache.count_planned()
         clock.known = False
         self.finish(session, active, 0, acted, prepared, values, context, None, clock)
         return (<Template>prepared.plan.parts[0]).build(values)
@@ -391,18 +401,41 @@ cdef class HookDispatcher:
 
     cdef object read(self, object tensor):
         # The value of one tensor, by a run of its own, as a hook would ask the raw session for it.
+        cdef tuple result = self.run_alone(tensor, None) if self.plannable() else None
+        return self.raw.run(tensor) if result is None else result[0]
+
+    cdef tuple run_alone(self, object fetches, object feed_dict):
+        # Runs a plan that no hook has a part in; its result in a tuple, or None: there is no plan for this.
         cdef PreparedStep prepared
-        cdef list requests = [tensor]
-        if not self.plannable():
-            return self.raw.run(tensor)
+        cdef list feeds, requests = [fetches]
         for prepared in self.recent_mixed:
-            if prepared.serves(requests, [], None):
+            if prepared.serves(requests, [], feed_dict):
                 break
         else:
-            prepared = self.prepare(self.recent_mixed, requests, None)
+            prepared = self.prepare(self.recent_mixed, requests, feed_dict)
         if prepared is None:
-            return self.raw.run(tensor)
-        return (<Template>prepared.plan.parts[0]).build(prepared.plan.call(prepared.plan.feed_values(None)))
+            return None
+        feeds = prepared.plan.feed_values(feed_dict)
+        if feeds is None:
+            self.cache.decline("a fed value needs Session.run's own conversion or error")
+            return None
+        return ((<Template>prepared.plan.parts[0]).build(prepared.plan.call(feeds)),)
+
+    def run_plain(self, fetches, feed_dict):
+        """Runs a session that has no hooks.
+
+        Returns:
+          A tuple with the result; None if nothing was run, because this run has to go TensorFlow's way.
+        """
+        cdef tuple result
+        self.cache.count_run()
+        if fetches is None or not self.plannable():
+            self.cache.decline("nothing is fetched, or a method of the session is patched")
+            return None
+        result = self.run_alone(fetches, feed_dict)
+        if result is not None:
+            self.cache.count_planned()
+        return result
 
 
 cdef int _to_front(list recent, PreparedStep prepared) except -1:

@@ -21,6 +21,8 @@ _known = {}
 # Classes at which the search for redefined attributes may stop: their own attributes are what the triggers were
 # written for.
 _known_classes = set()
+# id of a function that fasthooks puts in the place of one of TensorFlow's, and does the same -> (it, TensorFlow's).
+_stand_ins = {}
 # Names that change how every other attribute is found; a class that defines one is never taken for known.
 cdef frozenset _lookup_names = frozenset({"__getattribute__", "__getattr__", "__setattr__", "__delattr__"})
 
@@ -34,6 +36,16 @@ def know(*functions):
 def know_class(cls):
     """Declares a class whose own attributes a compiled path reads as they are."""
     _known_classes.add(cls)
+
+
+def stand_in(function, original):
+    """Declares that `function` does what `original` does, so that a class is intact with either."""
+    _stand_ins[id(function)] = function, original
+
+
+def original_of(function):
+    """Returns the function that `function` stands in for; `function` itself if it is no stand-in."""
+    return _stand_ins.get(id(function), (None, function))[1]
 
 
 def is_defined_in(function, module):
@@ -97,7 +109,7 @@ cdef class ClassGuard:
         self.bases = bases
         self.originals = {}
         for name in names:
-            function = getattr(cls, name)
+            function = original_of(getattr(cls, name))
             self.originals[name] = function if module is None or is_defined_in(function, module) else None
 
     cdef bint look(self) except -1:
@@ -105,7 +117,7 @@ cdef class ClassGuard:
         self.unchanged = True
         for name, original in self.originals.items():
             # The look-up also makes CPython give the changed class a new tag.
-            if original is None or getattr(self.cls, name) is not original:
+            if original is None or original_of(getattr(self.cls, name)) is not original:
                 self.unchanged = False
         for base in self.bases:
             if not base.intact():

@@ -64,3 +64,6 @@ cdef class PlanCache:
     # A plan for these requests (the caller's first; None: fetches nothing), or None: take TensorFlow's way.
     cdef Plan find(self, list requests, object feed_dict)
     cdef object decline(self, str reason)
+    # Each run of the session is counted once, here and in the totals of the process, and again if it takes a plan.
+    cdef int count_run(self) except -1
+    cdef int count_planned(self) except -1

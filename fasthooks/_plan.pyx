@@ -59,6 +59,11 @@ cdef int _POOL_FIRST = 3
 cdef int _TIMED_RUNS = 5
 # Counts the runs of all plans: the plan with the smallest `used` is the least recently used one.
 cdef unsigned long _runs = 0
+# What all caches of this process counted together; see `totals`.
+cdef unsigned long _steps = 0, _planned = 0, _made = 0, _evicted = 0
+cdef dict _declined = {}
+cdef bint _timing = False
+cdef double _first_began = 0, _last_began = 0
 
 
 cdef class Refusal:
@@ -338,16 +343,36 @@ cdef class PlanCache:
         self.plans = {}
         self.declined = {}
 
-    def describe(self):
-        """Returns a list of dicts, one for each plan, in the order in which they were made."""
-        return [plan.describe() for plan in list(self.plans.values()) if isinstance(plan, Plan)]
+    def report(self):
+        """Returns a dict that tells how the runs of this session went; see `MonitoredSession.report`."""
+        plans = [plan.describe() for plan in list(self.plans.values()) if isinstance(plan, Plan)]
+        return {"steps": self.steps, "planned_steps": self.planned, "declined": dict(self.declined),
+                "plans_made": self.made, "plans_evicted": self.evicted, "plans": plans}
 
     cdef object decline(self, str reason):
         self.declined[reason] = self.declined.get(reason, 0) + 1
+        _declined[reason] = _declined.get(reason, 0) + 1
+
+    cdef int count_run(self) except -1:
+        global _steps, _first_began, _last_began
+        self.steps += 1
+        _steps += 1
+        if _timing:
+            _last_began = time.perf_counter()
+            if _steps == 1:
+                _first_began = _last_began
+        return 0
+
+    cdef int count_planned(self) except -1:
+        global _planned
+        self.planned += 1
+        _planned += 1
+        return 0
 
     cdef Plan find(self, list requests, object feed_dict):
         cdef list key = [], alive = []
         cdef object found
+        global _made
         try:
             for request in requests:
                 key.append(-1)
@@ -368,6 +393,7 @@ cdef class PlanCache:
                 found = self.make(requests, list(feed_dict) if feed_dict else [])
                 (<Plan>found).used = _runs
                 self.made += 1
+                _made += 1
             except Declined as why:
                 found = Refusal(str(why), alive)
             except Exception as error:
@@ -386,10 +412,12 @@ cdef class PlanCache:
     def evict(self):
         """Drops the least recently used entry."""
         cdef list entries = list(self.plans.items())
+        global _evicted
         oldest = min([((<Plan>entry).used if type(entry) is Plan else (<Refusal>entry).used, place)
                       for place, (_, entry) in enumerate(entries)])[1]
         if self.plans.pop(entries[oldest][0], None) is not None:
             self.evicted += 1
+            _evicted += 1
 
     def make(self, list requests, list feed_keys):
         """Makes a plan.
@@ -435,3 +463,20 @@ cdef class PlanCache:
             plan.settle("pool", hazard, plan.make(False))
         else:
             plan.try_both()
+
+
+def time_steps():
+    """Makes `totals` tell steps per second from now on, for one reading of the clock a step."""
+    global _timing
+    _timing = True
+
+
+def totals():
+    """Returns a dict that tells how all runs of this process went that fasthooks saw, in whatever session.
+
+    Keys: as `PlanCache.report`, without `plans`; and `steps_per_sec`, from the begin of the first step to the begin of
+    the last one: None before `time_steps` and with fewer than two steps.
+    """
+    secs = _last_began - _first_began
+    return {"steps": _steps, "planned_steps": _planned, "declined": dict(_declined), "plans_made": _made,
+            "plans_evicted": _evicted, "steps_per_sec": (_steps - 1) / secs if secs > 0 else None}

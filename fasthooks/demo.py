@@ -24,6 +24,7 @@ import contextlib
 import importlib
 import json
 import logging
+import os
 import platform
 import sys
 import tempfile
@@ -341,6 +342,8 @@ def main(args: argparse.Namespace) -> int:
 
 def compare(steps: int, directory: Path | None, json_file: Path | None) -> int:
     """Runs both trainings and prints the table; returns the exit code."""
+    # TensorFlow's C++ side reads this when it loads: keep its banners out of the output unless the user wants them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     require("rich", "demo")
     require("sklearn", "demo")
     tf = require("tensorflow", "cpu")

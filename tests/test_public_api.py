@@ -134,6 +134,7 @@ def test_a_broken_tensorflow_is_not_taken_for_a_missing_one(tmp_path):
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
         import fasthooks
+        fasthooks.MonitoredSession
     """)
     assert done.stderr.strip().splitlines()[-1] == "ModuleNotFoundError: No module named 'something_that_is_not_there'"
 
