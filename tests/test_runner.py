@@ -57,7 +57,7 @@ def run(command, *args, directory, stdin=None, options=(), **environment):
         env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}, input=stdin)
     done.stderr = "".join(
         line for line in done.stderr.splitlines(keepends=True)
-        if not re.match(r"[IWE]\d{4} |WARNING|Instructions for updating|non-resource variables|\d{4}-\d\d-\d\d|To enable the", line)
+        if not re.match(r"[IWE]\d{4} |WARNING|Instructions for|non-resource variables|\d{4}-\d\d-\d\d|To enable the", line)
     ).strip()
     return done
 
@@ -130,7 +130,8 @@ def test_a_program_that_is_not_there(tmp_path, args):
     "pass", "sys.exit()", "sys.exit(3)", "sys.exit('a message')", "raise SystemExit(0)", "1 / 0", "os._exit(5)", "def broken(:",
     "raise BaseException('bare')", "raise ValueError('outer') from KeyError('inner')", "os.abort()",
     "raise KeyboardInterrupt", "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
-    "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", "signal.signal(signal.SIGINT, signal.SIG_DFL); signal.raise_signal(2)",
+    "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); signal.raise_signal(2)",
     "raise ExceptionGroup('group', [ValueError('one')])",
     "threading.Thread(target=lambda: (time.sleep(0.2), print('late', __name__))).start()",
     "threading.Thread(target=lambda: 1 / 0).start()",
@@ -142,7 +143,8 @@ def test_a_program_that_is_not_there(tmp_path, args):
 def test_it_ends_as_under_python(tmp_path, statement):
     if "ExceptionGroup" in statement and sys.version_info < (3, 11):
         pytest.skip("Python 3.11 brought ExceptionGroup")
-    write(tmp_path, "program.py", f"import atexit, os, signal, sys, threading, time, warnings\nprint('begin', flush=True)\n{statement}\n")
+    imports = "import atexit, os, signal, sys, threading, time, warnings\nprint('begin', flush=True)\n"
+    write(tmp_path, "program.py", imports + statement + "\n")
     compare("program.py", directory=tmp_path, stdin="from stdin\n")
 
 
