@@ -1,5 +1,7 @@
 """Programs in the manner of the frameworks that people run: hooks that look into runs, wrap hooks, bring a graph."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -281,6 +283,79 @@ def test_staging_hook(same_as_stock, prefilled):
 
     seen = same_as_stock(program)
     assert "70.0" not in str(seen.notes) if prefilled else "70.0" in str(seen.notes)
+
+
+@pytest.mark.parametrize("finalized", [False, True])
+def test_graph_that_grows_in_mid_training(same_as_stock, finalized):
+    """A hook that adds ops in `after_run`, to a graph that it makes changeable first, and fetches them from then on."""
+
+    def program(run):
+        update, loss = build_model()
+
+        class Grows(v1.train.SessionRunHook):
+            tensors = ()
+
+            def before_run(self, run_context):
+                return Args(list(self.tensors))
+
+            def after_run(self, run_context, run_values):
+                run.note(run_values.results)
+                graph = run_context.session.graph
+                if finalized:
+                    graph._unsafe_unfinalize()
+                with graph.as_default():
+                    self.tensors = (*self.tensors, loss * len(run_values.results))
+                if finalized:
+                    graph.finalize()
+
+        scaffold = quick_creator(run)._scaffold
+        if not finalized:
+            scaffold.finalize = functools.partial(unfinalized, scaffold.finalize)
+        with run.api.MonitoredSession(run.api.ChiefSessionCreator(scaffold), [*usual_hooks(run, loss), Grows()]) as session:
+            run.note(session.graph.finalized)
+            steps(run, session, [update, loss], 6)
+
+    same_as_stock(program)
+
+
+def unfinalized(finalize):
+    """Finalizes a scaffold, and leaves its graph changeable."""
+    scaffold = finalize()
+    v1.get_default_graph()._unsafe_unfinalize()
+    return scaffold
+
+
+@pytest.mark.parametrize("use_resource", [False, True])
+@pytest.mark.parametrize("callback", ["before_run", "after_run"])
+def test_hook_that_loads_a_variable(same_as_stock, use_resource, callback):
+    """tensorpack's setters of hyper-parameters: `Variable.load`, which feeds a tensor that is no placeholder."""
+
+    def program(run):
+        update, loss = build_model(use_resource=use_resource)
+        rate = v1.get_variable("rate", initializer=1.0, use_resource=use_resource)
+        used = tf.add(rate, loss, name="used")
+
+        class Sets(v1.train.SessionRunHook):
+            number = 0
+
+            def before_run(self, run_context):
+                if callback == "before_run":
+                    self.set_rate(run_context)
+                return Args(used)
+
+            def after_run(self, run_context, run_values):
+                run.note(run_values.results)
+                if callback == "after_run":
+                    self.set_rate(run_context)
+
+            def set_rate(self, run_context):
+                self.number += 1
+                if self.number % 3 == 0:
+                    rate.load(100.0 * self.number, run_context.session)
+
+        train(run, [*usual_hooks(run, loss), Sets()], [update, used])
+
+    same_as_stock(program)
 
 
 # The list of hooks

@@ -2,13 +2,19 @@
 
 import collections
 import contextlib
+import copy
 import functools
+import gc
+import threading
+import weakref
 
 import pytest
 import tensorflow as tf
-from helpers import build_model, checkpoints, quick_creator, usual_hooks, v1
+from helpers import MIXES, STOCK_MIX, build_model, checkpoints, quick_creator, usual_hooks, v1
 from tensorflow.python.training import monitored_session
 from test_dispatch import Args, Probe, hooked, steps
+
+import fasthooks
 
 HookedSession = monitored_session._HookedSession
 Fetches = collections.namedtuple("Fetches", ["update", "loss"])
@@ -85,7 +91,9 @@ def test_step_by_hand_on_the_hooked_session(same_as_stock, structure):
             link = session._sess._sess._sess
             run.note(isinstance(link, HookedSession), link._hooks is session._hooks, link._sess is session._tf_sess())
             for number in range(12):
-                if number % 3:
+                if number % 3 == 1:
+                    run.note(link.run(fetches), link._should_stop)
+                elif number % 3:
                     step_by_hand(link)
                 else:
                     steps(run, session, [update, loss], 1)
@@ -279,6 +287,135 @@ def test_subclass_of_the_hooked_session(same_as_stock, kind, where):
         run.note(link.calls, link._should_stop)
 
     same_as_stock(program)
+
+
+@pytest.mark.parametrize("kind", [OwnRun, OwnRequests, OwnStop, OwnOptions])
+def test_class_of_a_hooked_session_swapped(same_as_stock, kind):
+    """Another class on a hooked session that has run, and TensorFlow's again."""
+
+    def program(run):
+        update, loss = build_model()
+        x = v1.placeholder_with_default(1.0, [], name="x")
+        hooks = [*usual_hooks(run, loss, 20), Probe(run, "a", Args(x, None, v1.RunOptions(timeout_in_ms=60_000)))]
+        with raw_session(hooks) as raw:
+            link = HookedSession(raw, hooks)
+            link.calls = []
+            for cls in (HookedSession, kind, HookedSession):
+                link.__class__ = cls
+                steps(run, link, [update, loss, x], 4)
+                run.note(link.calls)
+
+    same_as_stock(program)
+
+
+def test_copy_of_a_hooked_session(same_as_stock):
+    """A shallow copy goes its own way: other hooks, its own stop."""
+
+    def program(run):
+        update, loss = build_model()
+        hooks = usual_hooks(run, loss, 8)
+        other_hooks = [run.api.NanTensorHook(loss), Probe(run, ask=Args(loss))]
+        with raw_session([*hooks, *other_hooks]) as raw:
+            first = HookedSession(raw, hooks)
+            steps(run, first, [update, loss])
+            second = copy.copy(first)
+            second._hooks = other_hooks
+            for _ in range(3):
+                steps(run, first, [update, loss], 1)
+                steps(run, second, {"loss": loss, "update": update}, 1)
+            run.note(first.should_stop(), second.should_stop())
+            steps(run, second, update, 1)
+
+    same_as_stock(program)
+
+
+@pytest.mark.parametrize("holds", ["hooked", "coordinated", "recoverable", "context"])
+def test_raw_session_is_freed_though_a_link_is_held(same_as_stock, holds):
+    """Who keeps a link of a closed chain does not keep the raw session, and with it the variables."""
+
+    def program(run):
+        update, loss = build_model()
+        hooks = usual_hooks(run, loss, 20)
+        with run.api.MonitoredSession(quick_creator(run), hooks) as session:
+            steps(run, session, [update, loss], 5)
+            held = {"hooked": hooked(session), "coordinated": session._sess._sess, "recoverable": session._sess,
+                    "context": session}[holds]
+            raw = weakref.ref(session._tf_sess())
+        gc.collect()
+        run.note(held, raw() is None)
+
+    assert "True" in str(same_as_stock(program).notes[-1])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_threads_with_hooked_sessions_of_their_own(same_as_stock, count):
+    """A3C's workers: threads that share a raw session, each with hooks and variables of its own."""
+
+    def program(run):
+        workers = []
+        for index in range(count):
+            own = v1.get_variable(f"own_{index}", initializer=float(index), use_resource=True)
+            read = tf.add(own, 0.0)
+            with tf.control_dependencies([read]):
+                workers.append((read, tf.group(own.assign_add(1.0))))
+        noted = [[] for _ in workers]
+
+        class Notes(v1.train.SessionRunHook):
+            def __init__(self, index):
+                self.index = index
+
+            def before_run(self, run_context):
+                return Args({"own": workers[self.index][0]})
+
+            def after_run(self, run_context, run_values):
+                noted[self.index].append(run_values.results["own"])
+                if len(noted[self.index]) >= 40:
+                    run_context.request_stop()
+
+        def work(index, session):
+            while not session.should_stop():
+                noted[index].append(session.run([*workers[index]])[0])
+
+        with raw_session() as raw:
+            lists = [[Notes(index), run.api.NanTensorHook(read)] for index, (read, _) in enumerate(workers)]
+            sessions = [HookedSession(raw, hooks) for hooks in lists]
+            threads = [threading.Thread(target=work, args=one) for one in enumerate(sessions)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        for index, values in enumerate(noted):
+            run.note(index, values)
+
+    same_as_stock(program)
+
+
+@pytest.mark.parametrize("holder", ["hooked", "monitored"])
+def test_accelerated_raw_session_under_hooks(same_as_stock, holder):
+    """`accelerate` on the raw session of hooked ones, between steps; hooks and the loop run it too."""
+
+    def program(run):
+        update, loss = build_model()
+
+        class Reads(v1.train.SessionRunHook):
+            def after_run(self, run_context, run_values):
+                run.note(run_context.session.run([loss, {"a": loss}]))
+
+        hooks = [*usual_hooks(run, loss, 8), run.api.CheckpointSaverHook(run.dir, save_steps=3, saver=v1.train.Saver()), Reads()]
+        with contextlib.ExitStack() as stack:
+            if holder == "hooked":
+                raw = stack.enter_context(raw_session(hooks))
+                session = HookedSession(raw, hooks)
+            else:
+                session = stack.enter_context(run.api.MonitoredSession(quick_creator(run), hooks))
+                raw = session._tf_sess()
+            for number in range(7):
+                if number == 3 and run.api is not MIXES[STOCK_MIX]:
+                    fasthooks.accelerate(raw)
+                steps(run, session, [update, loss], 1)
+                run.note(raw.run(loss), isinstance(raw, v1.Session))
+
+    assert checkpoints(same_as_stock(program)) == [0, 3, 6, 7]
 
 
 # Sessions that end or run from within
