@@ -23,9 +23,9 @@ from tensorflow.compat.v1.train import (
     WorkerSessionCreator,
 )
 
+from fasthooks.feeds import FeedFnHook, aligned_copy, aligned_empty
 from fasthooks.hooks import (
     CheckpointSaverHook,
-    FeedFnHook,
     FinalOpsHook,
     GlobalStepWaiterHook,
     LoggingTensorHook,
@@ -66,4 +66,6 @@ __all__ = [
     "SummarySaverHook",
     "WandbHook",
     "WorkerSessionCreator",
+    "aligned_copy",
+    "aligned_empty",
 ]
