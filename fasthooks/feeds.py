@@ -13,6 +13,7 @@ import collections
 import math
 import operator
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -131,6 +132,10 @@ class _Feed:
         return np.ndarray(shape, self._dtype, np.asarray(_Lease(block, self._free)))
 
 
+def _nobody():
+    return None
+
+
 class _Prefetcher:
     """Batches in the order in which `feed_fn` returned them, made by at most one thread at a time.
 
@@ -146,7 +151,7 @@ class _Prefetcher:
         self._batches: collections.deque[tuple[Any, BaseException | None]] = collections.deque()
         self._changed = threading.Condition()  # guards all below, and the batches
         self._graph: Any = None
-        self._coord: Any = None
+        self._coord: Callable[[], Any] = _nobody  # weak: a session that was never closed takes its coordinator along
         self._thread: threading.Thread | None = None  # while there is one, it alone calls `feed_fn`
         self._failed = False  # after an exception, `feed_fn` is called when the next step wants it, not ahead
 
@@ -154,7 +159,7 @@ class _Prefetcher:
         """Makes batches until `coord` or `stop` says to stop; takes a thread over that is still busy."""
         with self._changed:
             self._graph = graph
-            self._coord = coord
+            self._coord = weakref.ref(coord)
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="fasthooks-feed", daemon=True)
                 thread.start()
@@ -164,7 +169,7 @@ class _Prefetcher:
     def stop(self):
         """Lets the thread end as soon as `feed_fn` returns."""
         with self._changed:
-            self._coord = None
+            self._coord = _nobody
             self._changed.notify_all()
 
     def take(self):
@@ -201,13 +206,17 @@ class _Prefetcher:
     def _has_room(self):
         # Waits for room; False: the thread ends, and has been signed off.
         with self._changed:
-            while self._coord is not None and not self._coord.should_stop():
+            while not self._is_stopped():
                 if not self._failed and len(self._batches) < self._limit:
                     return True
                 self._changed.wait(_POLL_SECS)
             self._thread = None
             self._changed.notify_all()
             return False
+
+    def _is_stopped(self):
+        coord = self._coord()
+        return coord is None or coord.should_stop()
 
     def _make(self):
         try:

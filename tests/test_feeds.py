@@ -656,6 +656,31 @@ def test_the_thread_ends_with_the_session(x, api, end):
     assert 4 <= numbers.calls <= 4 + (end == "error in a step")
 
 
+@every_session
+@pytest.mark.parametrize("how", ["not made", "not closed"])
+def test_the_thread_ends_with_a_session_that_nobody_can_close(x, api, how):
+    class Raises(v1.train.SessionRunHook):
+        """Lets the making of a session fail after our hook has been told of it."""
+
+        def after_create_session(self, session, coord):
+            if how == "not made":
+                raise ValueError("not made")
+
+    first = x[0]
+
+    def work():
+        session = open_session(api, [api.FeedFnHook(Numbers(x), prefetch=2), Raises()])
+        session.run(first)
+        raise ValueError("not closed")
+
+    with pytest.raises(ValueError, match=how):
+        work()
+    gc.collect()
+    for thread in feed_threads():
+        thread.join(60)
+    assert feed_threads() == []
+
+
 def test_a_step_waits_for_a_slow_feed_fn_that_is_told_to_stop(x):
     """The coordinator stops while a step waits: the step gets its batch, and those after it are made on the step."""
     entered, go_on = threading.Event(), threading.Event()
