@@ -24,7 +24,7 @@ if ROOT not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from bench import common  # noqa: E402
+from bench import common, feeds  # noqa: E402
 from bench.common import hooks_h7, hooks_h8, no_hooks, v1  # noqa: E402
 
 
@@ -42,6 +42,8 @@ class Settings:
       fetch_sets: distinct fetch sets of the memory budget.
       import_repeats: processes started to time the import.
       large_ops, large_rounds: size of the large graph, and how often a fresh one is started.
+      batch_megabytes, batch_steps: size of a large batch, and steps per lane and round.
+      batch_matmuls, batch_wait_secs: what a step does meanwhile: products of 512x512 matrices, or nothing.
     """
 
     rounds: int = 15
@@ -54,6 +56,10 @@ class Settings:
     import_repeats: int = 5
     large_ops: int = 8000
     large_rounds: int = 15
+    batch_megabytes: int = 64
+    batch_steps: int = 15
+    batch_matmuls: int = 10
+    batch_wait_secs: float = 0.03
 
 
 FULL = Settings()
@@ -77,6 +83,10 @@ TINY = Settings(
     import_repeats=1,
     large_ops=400,
     large_rounds=1,
+    batch_megabytes=1,
+    batch_steps=2,
+    batch_matmuls=1,
+    batch_wait_secs=0.001,
 )
 
 
@@ -411,6 +421,39 @@ def _time_to_step_100(impl, ops, directory):
         return (time.perf_counter_ns() - created[0]) / 1000.0
 
 
+def feed(peer, ours, settings):
+    """Large batches: what a FeedFnHook adds to a step while a core is free for its thread, and feeding by hand."""
+    batches = feeds.prepared_batches(settings.batch_megabytes)
+    size = f"{settings.batch_megabytes} MB"
+    copy = feeds.copy_us(batches)
+    rows = []
+    for kind, work in (
+        ("computes on one core", lambda: feeds.computes(settings.batch_matmuls)),
+        ("waits for a device", lambda: feeds.waits(settings.batch_wait_secs)),
+    ):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(common.workspace())
+            lanes = [
+                stack.enter_context(feeds.hook_lane(impl, work, fed, feeds.PREFETCH))
+                for impl in (peer, ours)
+                for fed in (None, batches)
+            ]
+            unfed, theirs, our_unfed, mine = feeds.interleave_steps(lanes, settings.rounds, settings.batch_steps).T
+        added, our_added = theirs - unfed, mine - our_unfed
+        what = f"{size} from FeedFnHook, step that {kind} ({np.median(unfed):,.0f} µs): added / stock added"
+        steps = {"unfed_us": unfed.tolist(), "our_unfed_us": our_unfed.tolist(), "copy_us": copy}
+        # Held against the median: on a busy machine what was added in one round may come out near nothing.
+        rows.append(row("FEED", what, added, our_added, our_added / np.median(added), 0.1, at_most=True, **steps))
+    aligned = [ours.train.aligned_copy(batch) for batch in batches] if ours.has_scheduling else batches
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(common.workspace())
+        lanes = [stack.enter_context(feeds.direct_lane(ours, some)) for some in (batches, aligned)]
+        theirs, mine = feeds.interleave_steps(lanes, settings.rounds, settings.batch_steps).T
+    what = f"{size} fed by hand to our session: as NumPy has it / aligned_copy"
+    rows.append(row("FEED", what, theirs, mine, theirs / mine, 10))
+    return {"rows": rows}
+
+
 BUDGETS = {
     "B1": b1,
     "B2": b2,
@@ -423,6 +466,7 @@ BUDGETS = {
     "B10": b10,
     "B12": b12,
     "B13": b13,
+    "FEED": feed,
 }
 NEEDS_WANDB = {"B1", "B2", "B3", "B4", "B5", "B6", "B10"}
 

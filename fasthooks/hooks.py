@@ -191,9 +191,8 @@ class ProfilerHook(PerStepMethods, _trigger.ProfilerTrigger, stock.ProfilerHook)
         self._timer = _compiled(self._timer)
 
 
-# Have no part in a step, or one that is the user's own function on every step: TensorFlow's classes as they are.
+# Has no part in a step: TensorFlow's class as it is.
 FinalOpsHook = stock.FinalOpsHook
-FeedFnHook = stock.FeedFnHook
 
 # TensorFlow's own hook objects are recognised by these classes.
 _TRIGGERS = {

@@ -40,6 +40,7 @@ def hooks(loss: Any, scaffold: fh.Scaffold) -> list[Any]:
         fh.GlobalStepWaiterHook(100),
         fh.FinalOpsHook(loss),
         fh.FeedFnHook(dict),
+        fh.FeedFnHook(dict, prefetch=2),
         fh.ProfilerHook(save_steps=1000, output_dir="profile", show_memory=True),
         fh.WandbHook(steps_per_log=100),
         PrintLoss(),
@@ -77,3 +78,7 @@ def time_it() -> bool:
     timer.update_last_triggered_step(1)
     assert_type(fh.__version__, str)
     return timer.should_trigger_for_step(4) or EvenSteps(every_secs=1.5).should_trigger_for_step(4)
+
+
+def batch() -> Any:
+    return fh.aligned_empty([2, 3], "float32"), fh.aligned_copy([1, 2])
