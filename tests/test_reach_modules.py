@@ -217,7 +217,8 @@ def test_rebound_factory_that_subclasses_at_the_call(same_as_stock, how):
                 stack.enter_context(mock.patch.object(module, "MonitoredTrainingSession", rebound))
             hooks = [run.api.StopAtStepHook(last_step=9), run.api.NanTensorHook(loss),
                      run.api.CheckpointSaverHook(run.dir, save_steps=3), Probe(run, ask=Args([loss]))]
-            with v1.train.MonitoredTrainingSession(
+            # TensorFlow's lazy `v1.train` may have kept the one it gave out before.
+            with training.MonitoredTrainingSession(
                     hooks=hooks, checkpoint_dir=run.dir, save_checkpoint_secs=None, save_summaries_steps=3,
                     log_step_count_steps=3) as session:
                 run.note(isinstance(session, v1.train.MonitoredSession), session._sess._sess._sess._sess)
