@@ -1,0 +1,289 @@
+"""Training in a cluster of real processes on TensorFlow's own servers, and what else TensorFlow distributes.
+
+Each test of a cluster runs on TensorFlow's sessions and hooks first of all, so that what it expects is known to be what
+TensorFlow does; then on ours, and on TensorFlow's after `fasthooks.patch()`.
+"""
+
+import collections
+import contextlib
+import functools
+import multiprocessing
+import multiprocessing.connection
+import pathlib
+import socket
+import sys
+import time
+import types
+
+import distributed_worker
+import psutil
+import pytest
+import tensorflow as tf
+from helpers import MIXES, STOCK_MIX, assert_equal_records, record, v1
+from tensorflow.python.distribute import distribute_coordinator
+
+import fasthooks
+
+pytestmark = pytest.mark.timeout(240)
+
+# Seconds until something that takes one or two is taken to have failed; machines are shared.
+PATIENCE = 90
+TARGET = 300
+RECOVERED = "fasthooks: the session was recovered"
+
+# Processes that are forked from one that has imported TensorFlow, and has run nothing, start in a tenth of the time.
+# Elsewhere than on Linux, system libraries do not take that well.
+processes = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+
+
+class Task:
+    """One process of a cluster, and the events it told of."""
+
+    def __init__(self, name, details):
+        self.name = name
+        self.stderr = pathlib.Path(details["stderr"])
+        self.events = []
+        self.connection, theirs = processes.Pipe()
+        self.process = processes.Process(target=distributed_worker.main, args=(theirs, details), name=name, daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def listen(self):
+        """Takes in one event; the end of the process closes the connection."""
+        try:
+            self.events.append(self.connection.recv())
+        except (EOFError, ConnectionResetError):
+            self.connection.close()
+
+    def find(self, event, **details):
+        """Returns the last event of a kind and with these details, or None."""
+        wanted = {"event": event, **details}.items()
+        return next((found for found in reversed(self.events) if wanted <= found.items()), None)
+
+    def logs(self):
+        """Returns the texts of the log lines."""
+        return [event["message"] for event in self.events if event["event"] == "log"]
+
+    def kill(self):
+        """Ends the process as an operator or a scheduler would who does not ask."""
+        self.process.kill()
+        self.process.join(PATIENCE)
+        assert self.process.exitcode == -9
+        self.connection.close()
+
+    def __str__(self):
+        lines = [*map(str, self.events), f"exit code {self.process.exitcode}", self.stderr.read_text(errors="replace")]
+        return f"== {self.name}\n" + "\n".join(lines)
+
+
+class Cluster:
+    """Starts one parameter server, one chief and two workers; use as a context manager."""
+
+    def __init__(self, impl, directory):
+        self.impl = impl
+        self.dir = directory
+        self.tasks = []
+        # Holds the ports until the end, so that nobody else is given one while a server is away or yet to come.
+        self._ports = [socket.socket() for _ in range(4)]
+        for port in self._ports:
+            port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            port.bind(("0.0.0.0", 0))
+        addresses = [f"127.0.0.1:{port.getsockname()[1]}" for port in self._ports]
+        self._jobs = {"ps": addresses[:1], "chief": addresses[1:2], "worker": addresses[2:]}
+
+    def start(self, job, index=0, target=TARGET, hold_at=0, wait_until_step=0, sync=False):
+        """Starts a process; see `distributed_worker.main` for the arguments."""
+        name = f"{job}{index}-{len(self.tasks)}"
+        task = Task(name, {
+            "cluster": self._jobs, "job": job, "index": index, "impl": self.impl, "dir": str(self.dir / "checkpoints"),
+            "stderr": str(self.dir / f"{name}.stderr"), "target": target, "hold_at": hold_at, "save_steps": 20,
+            "sync": sync, "wait_until_step": wait_until_step})
+        self.tasks.append(task)
+        return task
+
+    def start_all(self, **details):
+        """Starts one process for each task; waits until all have a session. Returns chief and workers."""
+        self.server = self.start("ps")
+        trainers = [self.start("chief", **details), self.start("worker", 0, **details), self.start("worker", 1, **details)]
+        for task in trainers:
+            self.wait(task, lambda task: task.find("ran"))
+        return trainers
+
+    def wait(self, task, until):
+        """Waits until something is true of a task; returns it."""
+        limit = time.monotonic() + PATIENCE
+        while not (found := until(task)):
+            left = limit - time.monotonic()
+            open_ones = {other.connection: other for other in self.tasks if not other.connection.closed}
+            if left <= 0 or task.connection not in open_ones:
+                pytest.fail(f"waited for {task.name} in vain\n" + "\n".join(map(str, self.tasks)))
+            for connection in multiprocessing.connection.wait(open_ones, left):
+                open_ones[connection].listen()
+        return found
+
+    def finish(self, *tasks):
+        """Tells tasks to go on to the end, waits for it, and returns the events with what they saw there."""
+        for task in tasks:
+            task.connection.send("go")
+        ends = [self.wait(task, lambda task: task.find("end")) for task in tasks]
+        for task in tasks:
+            task.process.join(PATIENCE)
+            assert task.process.exitcode == 0, str(task)
+        if self.impl != "stock":
+            # Tests nothing if the steps do not take the way that is tested.
+            for end in ends:
+                assert end["runs"]["planned_steps"] >= end["updates"] > 0
+                assert not end["runs"]["declined"]
+        return ends
+
+    def saved(self):
+        """Returns step and weight in the last checkpoint."""
+        return distributed_worker.saved(str(self.dir / "checkpoints"))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for task in self.tasks:
+            task.connection.close()
+        # That alone ends a task, should the process of the test be killed.
+        for task in self.tasks:
+            task.process.join(PATIENCE)
+        stayed = [task.name for task in self.tasks if task.process.is_alive()]
+        for task in self.tasks:
+            task.process.kill()
+            task.process.join(PATIENCE)
+        for port in self._ports:
+            port.close()
+        assert not stayed
+
+
+def descendants():
+    """Returns the processes that this one and its children started."""
+    return {process for process in psutil.Process().children(recursive=True) if process.status() != psutil.STATUS_ZOMBIE}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def first_process():
+    """Starts the process that the others are forked from."""
+    if processes.get_start_method() == "forkserver":
+        processes.set_forkserver_preload(["tensorflow"])
+    process = processes.Process(target=time.time)
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+
+
+@pytest.fixture(params=["stock", "ours", "patched"])
+def cluster(request, tmp_path):
+    """A Cluster of each implementation. No process of it is left afterwards."""
+    before = descendants()
+    with Cluster(request.param, tmp_path) as made:
+        yield made
+    assert not descendants() - before
+
+
+def assert_trained(ends, target=TARGET, steps=None):
+    """Asserts that all have seen the target step, and that each update counts once in the step and in the weight.
+
+    Args:
+      ends: What the tasks told at their ends.
+      target: The target step. Each of the others may make one more step before it sees that the step is reached.
+      steps: How many updates there were before those that the tasks counted; None: not known.
+    """
+    last = max(ends, key=lambda end: end["step"])
+    assert all(target <= end["step"] < target + len(ends) for end in ends)
+    assert last["weight"] == -last["step"]
+    if steps is not None:
+        assert steps + sum(end["updates"] for end in ends) == last["step"]
+
+
+def test_asynchronous_training(cluster):
+    """All reach the target step, nobody's update is lost or made twice, and the chief saves the end."""
+    tasks = cluster.start_all()
+    ends = cluster.finish(*tasks)
+    assert_trained(ends, steps=0)
+    assert all(end["created"] == 1 for end in ends)
+    assert ends[0]["step"] <= cluster.saved()["step"] + 2
+    assert cluster.saved()["step"] >= TARGET
+
+
+def test_synchronous_training(cluster):
+    """With SyncReplicasOptimizer, a step takes one gradient of each; all stop at the same step."""
+    target = 40
+    tasks = cluster.start_all(sync=True, target=target)
+    ends = cluster.finish(*tasks)
+    assert [(end["step"], end["weight"], end["created"]) for end in ends] == [(target, -target, 1)] * 3
+    assert sum(end["updates"] for end in ends) == 3 * target
+    assert cluster.saved() == {"step": target, "weight": -target}
+
+
+def test_global_step_waiter(cluster):
+    """A worker that waits for a step starts training no earlier."""
+    wait_until_step = 150
+    cluster.start("ps")
+    early = [cluster.start("chief", hold_at=100), cluster.start("worker", hold_at=100)]
+    late = cluster.start("worker", 1, hold_at=TARGET, wait_until_step=wait_until_step)
+    waiting = f"Waiting for global step {wait_until_step} before starting training."
+    cluster.wait(late, lambda task: waiting in task.logs())
+    for task in early:
+        cluster.wait(task, lambda task: task.find("ran"))
+    assert not late.find("ran")
+    ends = cluster.finish(*early, late)
+    assert_trained(ends, steps=0)
+    assert late.find("ran")["step"] > wait_until_step
+    assert late.logs().count(waiting) == 1
+
+
+def test_parameter_server_is_killed(cluster):
+    """All recover from the last checkpoint, to the very values in it, and go on to the target step."""
+    tasks = chief, *workers = cluster.start_all(hold_at=TARGET // 2)
+    cluster.wait(chief, lambda task: any("Saving checkpoints for 1" in line for line in task.logs()[:-1]))
+    cluster.server.kill()
+    cluster.start("ps")
+    cluster.wait(chief, lambda task: task.events[-1] if task.find("ran", created=2) else None)
+    restored = chief.find("created")
+    assert restored["number"] == 2
+    assert restored["saved"]["step"] >= 10
+    assert {name: restored[name] for name in restored["saved"]} == restored["saved"]
+    ends = cluster.finish(*tasks)
+    assert_trained(ends, steps=restored["step"])
+    for task, end in zip(tasks, ends):
+        assert end["created"] == 2
+        assert any(line.startswith("An error was raised") for line in task.logs())
+        lines = [line for line in task.logs() if line.startswith(RECOVERED)]
+        if cluster.impl == "ours":
+            assert end["recoveries"] == 1
+            assert len(lines) == 1
+    if cluster.impl == "ours":
+        assert f"{RECOVERED} (recovery 1) and goes on from global step {restored['step']}." in chief.logs()
+
+
+def test_worker_is_killed_and_replaced(cluster):
+    """The others do not notice; the new one joins them."""
+    chief, other, lost = cluster.start_all(hold_at=TARGET // 2)
+    lost.kill()
+    new = cluster.start("worker", 1, hold_at=TARGET // 2)
+    cluster.wait(new, lambda task: task.find("ran"))
+    ends = cluster.finish(chief, other, new)
+    assert_trained(ends)
+    assert all(end["created"] == 1 for end in ends)
+    assert new.find("created")["step"] > 0
+    if cluster.impl == "ours":
+        assert all(end["recoveries"] == 0 for end in ends)
+
+
+def test_chief_leaves_first(cluster):
+    """The workers go on without it, to their own target step; the last checkpoint is the chief's."""
+    cluster.start("ps")
+    chief = cluster.start("chief", target=TARGET // 3, hold_at=TARGET)
+    workers = [cluster.start("worker", index, hold_at=TARGET // 2) for index in range(2)]
+    for task in workers:
+        cluster.wait(task, lambda task: task.find("ran"))
+    (end,) = cluster.finish(chief)
+    saved = cluster.saved()
+    assert TARGET // 3 <= saved["step"] < TARGET // 2 + 2
+    ends = cluster.finish(*workers)
+    assert_trained(ends, steps=end["updates"])
+    assert all(end["created"] == 1 for end in ends)
+    assert cluster.saved() == saved
