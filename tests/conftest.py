@@ -1,4 +1,4 @@
-"""Fixtures for all tests: the four mixes of sessions and hooks."""
+"""Fixtures for all tests: the mixes of sessions and hooks."""
 
 import pytest
 from helpers import MIXES, STOCK_MIX, assert_equal_records, record
@@ -8,8 +8,9 @@ _stock_records = {}
 
 @pytest.fixture(params=MIXES)
 def mix(request):
-    """Each of the four mixes: TensorFlow's or our sessions with TensorFlow's or our hooks, as an `Api`."""
-    return MIXES[request.param]
+    """Each mix of TensorFlow's, patched or our sessions with TensorFlow's or our hooks, as an `Api`."""
+    with MIXES[request.param].in_force():
+        yield MIXES[request.param]
 
 
 @pytest.fixture(params=[name for name in MIXES if name != STOCK_MIX])

@@ -34,11 +34,22 @@ LOGGERS = ("absl", "fasthooks", "tensorflow")
 
 
 class Api:
-    """The names of `tf.compat.v1.train`: sessions from one implementation, all else from another."""
+    """The names of `tf.compat.v1.train`: sessions from one implementation, all else from another.
 
-    def __init__(self, sessions, hooks):
+    Args:
+      sessions: Module with the sessions.
+      hooks: Module with all else.
+      patched: Whether programs run with `fasthooks.patch()` in force.
+    """
+
+    def __init__(self, sessions, hooks, patched=False):
         self.sessions = sessions
         self.hooks = hooks
+        self.patched = patched
+
+    def in_force(self):
+        """Returns a context manager within which this implementation is to be used."""
+        return fasthooks.patch() if self.patched else contextlib.nullcontext()
 
     def __getattr__(self, name):
         if name == "WandbHook" and self.hooks is STOCK:
@@ -55,6 +66,8 @@ MIXES = {
     "tf_session-our_hooks": Api(STOCK, fasthooks),
     "our_session-tf_hooks": Api(fasthooks, STOCK),
     "our_session-our_hooks": Api(fasthooks, fasthooks),
+    "patched_session-tf_hooks": Api(STOCK, STOCK, patched=True),
+    "patched_session-our_hooks": Api(STOCK, fasthooks, patched=True),
 }
 
 
@@ -247,7 +260,7 @@ def record(program, api, directory):
     run = Run(api, str(directory), Clock(), [])
     result = error = None
     with captured_logs() as logs, mock.patch.object(writer_cache.FileWriterCache, "_cache", {}) as writers:
-        with tf.Graph().as_default(), mock.patch("time.time", run.clock):
+        with api.in_force(), tf.Graph().as_default(), mock.patch("time.time", run.clock):
             try:
                 result = program(run)
             except Exception as raised:

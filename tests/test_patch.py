@@ -1,0 +1,390 @@
+"""`patch`, `unpatch`, `patched`: what is replaced, for whom, and how it is undone."""
+
+import functools
+import inspect
+import logging
+import threading
+import warnings
+from unittest import mock
+
+import pytest
+import tensorflow as tf
+from helpers import captured_logs
+from tensorflow.python.training import basic_session_run_hooks, monitored_session
+
+import fasthooks
+from fasthooks import _plan, hooks, patching, shapes
+
+v1 = tf.compat.v1
+HookedSession = monitored_session._HookedSession
+NAME = "tensorflow.python.training.monitored_session._HookedSession.run"
+STOCK_RUN = vars(HookedSession)["run"]
+
+
+@pytest.fixture(autouse=True)
+def _put_back():
+    """Each test begins and ends with TensorFlow's own function in its place."""
+    assert not fasthooks.patched() and HookedSession.run is STOCK_RUN
+    yield
+    fasthooks.unpatch()
+    HookedSession.run = STOCK_RUN
+    patching._installed = False
+    # A version that a test made up was judged for that test alone.
+    patching._may_replace.cache_clear()
+
+
+@pytest.fixture
+def session():
+    """A monitored session of TensorFlow's own, and what to run in it."""
+    with tf.Graph().as_default():
+        op = v1.assign_add(v1.train.get_or_create_global_step(), 1)
+        with v1.train.MonitoredSession(hooks=[v1.train.StopAtStepHook(last_step=10_000)]) as session:
+            yield session, op
+
+
+def planned_of(session, op, n=5):
+    """Runs steps; returns how many of them took a plan, and checks what each returned."""
+    before, first = _plan.totals()["planned_steps"], session.run(op)
+    assert [session.run(op) for _ in range(n - 1)] == list(range(first + 1, first + n))
+    return _plan.totals()["planned_steps"] - before
+
+
+# Patching and undoing it
+
+
+def test_one_function_is_replaced_and_restored():
+    before = dict(vars(HookedSession))
+    fasthooks.patch()
+    assert {name for name, value in vars(HookedSession).items() if before.get(name) is not value} == {"run"}
+    assert fasthooks.patched() == {NAME: STOCK_RUN}
+    fasthooks.unpatch()
+    assert HookedSession.run is STOCK_RUN and fasthooks.patched() == {}
+
+
+def test_the_replacement_looks_like_the_original():
+
+
+    fasthooks.patch()
+    assert HookedSession.run.__name__ == "run" and HookedSession.run.__module__ == monitored_session.__name__
+    assert inspect.signature(HookedSession.run) == inspect.signature(STOCK_RUN)
+    with mock.patch.object(HookedSession, "run", autospec=True) as run:
+        HookedSession(None, []).run("fetches", options=None)
+    run.assert_called_once()
+
+
+def test_patching_twice_is_patching_once(session):
+    fasthooks.patch()
+    replacement = HookedSession.run
+    fasthooks.patch()
+    assert HookedSession.run is replacement
+    assert planned_of(*session) == 5
+    fasthooks.unpatch()
+    assert HookedSession.run is STOCK_RUN
+    fasthooks.unpatch()
+    assert HookedSession.run is STOCK_RUN
+    assert planned_of(*session) == 0
+
+
+def test_a_session_that_exists_already_takes_part(session):
+    assert planned_of(*session) == 0
+    with fasthooks.patch():
+        assert planned_of(*session) == 5
+    assert planned_of(*session) == 0
+    with fasthooks.patch():
+        assert planned_of(*session) == 5
+
+
+def test_a_method_bound_before_takes_part(session):
+    monitored, op = session
+    run = monitored.run
+    with fasthooks.patch():
+        before = _plan.totals()["planned_steps"]
+        run(op)
+        assert _plan.totals()["planned_steps"] == before + 1
+
+
+def test_blocks_nest_and_the_outermost_undoes_it():
+    with fasthooks.patch():
+        with fasthooks.patch():
+            pass
+        assert fasthooks.patched()
+    assert not fasthooks.patched() and HookedSession.run is STOCK_RUN
+
+
+def test_a_block_leaves_a_standing_patch_alone():
+    fasthooks.patch()
+    with fasthooks.patch():
+        pass
+    assert fasthooks.patched()
+
+
+def test_a_block_undoes_the_patch_on_an_error():
+    with pytest.raises(KeyError), fasthooks.patch():
+        raise KeyError
+    assert not fasthooks.patched()
+
+
+def test_unpatch_within_a_block():
+    with fasthooks.patch():
+        fasthooks.unpatch()
+        assert HookedSession.run is STOCK_RUN
+    assert HookedSession.run is STOCK_RUN
+
+
+def test_a_kept_patch_may_be_entered_again():
+    patch = fasthooks.patch()
+    fasthooks.unpatch()
+    for _ in range(2):
+        with patch:
+            assert fasthooks.patched()
+        assert not fasthooks.patched()
+
+
+def test_threads_patch_and_unpatch_while_others_step():
+    stop = threading.Event()
+    failures = []
+
+    def toggle():
+        while not stop.is_set():
+            with fasthooks.patch():
+                pass
+            fasthooks.patch()
+            fasthooks.unpatch()
+
+    def step():
+        try:
+            with tf.Graph().as_default():
+                op = v1.assign_add(v1.train.get_or_create_global_step(), 1)
+                with v1.train.MonitoredSession(hooks=[v1.train.StopAtStepHook(last_step=300)]) as session:
+                    seen = []
+                    while not session.should_stop():
+                        seen.append(int(session.run(op)))
+            assert seen == list(range(1, 301))
+        except BaseException as error:
+            failures.append(error)
+
+    togglers = [threading.Thread(target=toggle) for _ in range(2)]
+    steppers = [threading.Thread(target=step) for _ in range(3)]
+    for thread in togglers + steppers:
+        thread.start()
+    for thread in steppers:
+        thread.join(120)
+    stop.set()
+    for thread in togglers:
+        thread.join(120)
+    assert not failures
+    fasthooks.unpatch()
+    assert HookedSession.run is STOCK_RUN
+
+
+# Other packages in the same place
+
+
+def wrapper_of(function, calls):
+    @functools.wraps(function)
+    def run(self, *args, **kwargs):
+        calls.append(1)
+        return function(self, *args, **kwargs)
+
+    return run
+
+
+def test_what_others_put_there_before_stays_and_is_called(session):
+    calls = []
+    HookedSession.run = theirs = wrapper_of(STOCK_RUN, calls)
+    with captured_logs() as logs:
+        fasthooks.patch()
+    assert HookedSession.run is theirs and fasthooks.patched() == {}
+    assert [message for _, level, message in logs if level == "WARNING" and NAME in message]
+    assert planned_of(*session) == 0 and len(calls) == 5
+    fasthooks.unpatch()
+    assert HookedSession.run is theirs
+
+
+def test_what_others_put_over_ours_stays_and_ours_passes_on(session):
+    calls = []
+    fasthooks.patch()
+    ours = HookedSession.run
+    HookedSession.run = theirs = wrapper_of(ours, calls)
+    assert planned_of(*session) == 5 and len(calls) == 5
+    fasthooks.unpatch()
+    assert HookedSession.run is theirs and fasthooks.patched() == {}
+    assert planned_of(*session) == 0 and len(calls) == 10
+    fasthooks.patch()  # ours is still beneath
+    assert HookedSession.run is theirs and fasthooks.patched() == {NAME: STOCK_RUN}
+    assert planned_of(*session) == 5 and len(calls) == 15
+    HookedSession.run = ours  # they undo theirs
+    fasthooks.unpatch()
+    assert HookedSession.run is STOCK_RUN
+
+
+def test_ours_comes_back_after_others_restored_tensorflows(session):
+    fasthooks.patch()
+    HookedSession.run = STOCK_RUN
+    fasthooks.patch()
+    assert planned_of(*session) == 5
+    fasthooks.unpatch()
+    assert HookedSession.run is STOCK_RUN
+
+
+def test_our_sessions_keep_their_short_way_while_tensorflow_is_patched():
+    with tf.Graph().as_default(), fasthooks.patch():
+        op = v1.assign_add(v1.train.get_or_create_global_step(), 1)
+        with fasthooks.MonitoredSession(hooks=[fasthooks.StopAtStepHook(last_step=100)]) as session:
+            assert planned_of(session, op) == 5
+            # What a plan cannot do goes through TensorFlow's function once, not through ours again and again.
+            assert session.run((op,), options=v1.RunOptions()) == (6,)
+            assert session.run(op, hooks=False) == 7
+            assert session.report()["declined"]
+
+
+def test_a_wrapper_over_ours_is_called_by_our_sessions_too():
+    calls = []
+    fasthooks.patch()
+    HookedSession.run = wrapper_of(HookedSession.run, calls)
+    with tf.Graph().as_default():
+        op = v1.assign_add(v1.train.get_or_create_global_step(), 1)
+        with fasthooks.MonitoredSession() as session:
+            assert [session.run(op) for _ in range(3)] == [1, 2, 3]
+    assert len(calls) == 3
+
+
+# Hooked sessions that are not quite TensorFlow's
+
+
+@pytest.mark.parametrize("name", ["should_stop", "_call_hook_before_run", "_check_stop"])
+def test_a_method_set_on_the_object_is_called(session, name):
+    hooked = session[0]._sess._sess._sess
+    with fasthooks.patch():
+        assert planned_of(*session) == 5
+        with mock.patch.object(hooked, name, wraps=getattr(hooked, name)) as method:
+            assert planned_of(*session) == 0
+        assert method.call_count >= 5
+        assert planned_of(*session) == 5
+
+
+@pytest.mark.parametrize("name", ["should_stop", "_call_hook_before_run"])
+def test_a_method_replaced_on_the_class_is_called(session, name):
+    original, calls = getattr(HookedSession, name), []
+    with fasthooks.patch():
+        assert planned_of(*session) == 5
+        with mock.patch.object(HookedSession, name, wrapper_of(original, calls)):
+            assert planned_of(*session) == 0 and len(calls) >= 5
+        assert planned_of(*session) == 5
+
+
+def test_a_subclass_takes_tensorflows_way():
+    class Mine(HookedSession):
+        def _call_hook_before_run(self, run_context, fetch_dict, user_feed_dict, options):
+            seen.append(fetch_dict["caller"])
+            return super()._call_hook_before_run(run_context, fetch_dict, user_feed_dict, options)
+
+    seen = []
+    with tf.Graph().as_default(), fasthooks.patch(), v1.Session() as raw:
+        one = tf.constant(1)
+        assert Mine(raw, []).run(one) == 1
+        assert seen == [one]
+
+
+def test_another_raw_session_or_hooks_list_is_taken_at_once(session):
+    monitored, op = session
+    hooked = monitored._sess._sess._sess
+    events = []
+
+    class Hook(v1.train.SessionRunHook):
+        def after_run(self, run_context, run_values):
+            events.append(run_context.original_args.fetches)
+
+    with fasthooks.patch():
+        assert planned_of(*session) == 5
+        hooked._hooks = [*hooked._hooks, Hook()]
+        assert planned_of(*session, n=2) == 2 and events == [op, op]
+        raw = hooked._sess
+        hooked._sess = v1.Session(graph=raw.graph)
+        try:
+            with pytest.raises((tf.errors.FailedPreconditionError, tf.errors.NotFoundError)):
+                monitored.run(op)
+        finally:
+            hooked._sess.close()
+            hooked._sess = raw
+
+
+def test_run_after_a_stop_raises_tensorflows_error():
+    with tf.Graph().as_default(), fasthooks.patch():
+        op = v1.assign_add(v1.train.get_or_create_global_step(), 1)
+        session = v1.train.MonitoredSession(hooks=[v1.train.StopAtStepHook(last_step=2)])
+        session.run(op)
+        session.run(op)
+        assert session.should_stop()
+        with pytest.raises(RuntimeError, match="Run called even after should_stop requested"):
+            session.run(op)
+        session.close()
+
+
+# Versions
+
+
+def test_what_is_replaced_is_what_was_read():
+    assert shapes.changed() == set()
+
+
+@pytest.mark.parametrize("version, tested", [
+    ("2.15.0", True), ("2.15.1", True), ("2.18.0-rc1", True), ("2.21.0", True), ("2.14.1", False), ("2.22.0", False),
+    ("3.0", False), ("nightly", False), ("", False),
+])
+def test_tested_versions(version, tested):
+    assert shapes.is_tested(version) is tested
+
+
+def test_no_warning_under_a_tested_version():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fasthooks.patch()
+    assert fasthooks.patched()
+
+
+def test_an_unknown_version_is_named_and_what_has_not_changed_is_replaced(session):
+    with mock.patch.object(tf, "__version__", "2.97.1"):
+        with pytest.warns(RuntimeWarning, match=r"TensorFlow 2\.97\.1") as warned:
+            fasthooks.patch()
+        assert warned[0].filename == __file__
+        assert planned_of(*session) == 5
+        fasthooks.unpatch()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fasthooks.patch()  # said once
+
+
+def test_a_changed_hooked_session_is_left_alone(session):
+    def run(self, fetches, feed_dict=None, options=None, run_metadata=None, *, more=None):
+        return STOCK_RUN(self, fetches, feed_dict, options, run_metadata)
+
+    changed = type("_HookedSession", (HookedSession,), {"run": run})
+    with mock.patch.object(tf, "__version__", "2.97.1"), mock.patch.object(monitored_session, "_HookedSession", changed):
+        with pytest.warns(RuntimeWarning, match="_HookedSession"):
+            fasthooks.patch()
+    assert fasthooks.patched() == {} and HookedSession.run is STOCK_RUN
+    assert planned_of(*session) == 0
+
+
+def test_a_changed_hook_is_called_on_every_step():
+    class StopAtStepHook(basic_session_run_hooks.StopAtStepHook):
+        def after_run(self, run_context, run_values):
+            calls.append(run_values.results)
+            super().after_run(run_context, run_values)
+
+    calls = []
+    with mock.patch.dict(hooks._TRIGGERS), mock.patch.object(tf, "__version__", "2.97.1"), \
+            mock.patch.object(basic_session_run_hooks, "StopAtStepHook", StopAtStepHook):
+        hooks._TRIGGERS[StopAtStepHook] = hooks._TRIGGERS[StopAtStepHook.__mro__[1]]
+        with pytest.warns(RuntimeWarning, match="StopAtStepHook"):
+            fasthooks.patch()
+        assert fasthooks.patched() and StopAtStepHook not in hooks._TRIGGERS
+        assert hooks.trigger_for(StopAtStepHook(last_step=3)) is None
+        assert hooks.trigger_for(v1.train.NanTensorHook(None)) is not None
+
+
+def test_the_log_of_a_patched_session_is_tensorflows(session):
+    with captured_logs() as logs, fasthooks.patch():
+        planned_of(*session)
+    assert not [entry for entry in logs if entry[1] != logging.getLevelName(logging.DEBUG)]

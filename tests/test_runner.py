@@ -1,0 +1,267 @@
+"""`python -m fasthooks run`: an unmodified program runs as under `python`, but patched."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import zipfile
+
+import pytest
+
+COMMANDS = {"python": [], "fasthooks": ["-m", "fasthooks", "run"]}
+
+TRAINING = """
+import sys
+import tensorflow.compat.v1 as tf
+tf.disable_v2_behavior()
+tf.logging.set_verbosity(tf.logging.ERROR)
+
+class Hook(tf.train.SessionRunHook):
+    def after_run(self, run_context, run_values):
+        if fail_at is not None and run_values.results == fail_at:
+            try:
+                {}["nothing"]
+            except KeyError as error:
+                raise ValueError("step %d" % run_values.results) from error
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(step)
+
+fail_at = int(sys.argv[2]) if len(sys.argv) > 2 else None
+step = tf.train.get_or_create_global_step()
+with tf.control_dependencies([step.read_value()]):
+    op = tf.assign_add(step, 1)
+with tf.train.MonitoredSession(hooks=[Hook(), tf.train.StopAtStepHook(last_step=int(sys.argv[1]))]) as session:
+    while not session.should_stop():
+        value = session.run(op)
+print("end", value)
+"""
+
+PROBE = """
+'''The probe.'''
+import sys
+main = sys.modules["__main__"]
+print(__name__, main.__dict__ is globals(), __doc__, __package__, __file__, __cached__)
+print(type(__loader__).__name__, __spec__ and (__spec__.name, __spec__.origin), type(__builtins__).__name__)
+print(sys.argv, sys.path[0], sys._getframe().f_code.co_filename)
+"""
+
+
+def run(command, *args, directory, stdin=None, options=(), **environment):
+    """Runs a program; returns the finished process, with TensorFlow's own lines taken out of stderr."""
+    path = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, *options, *COMMANDS[command], *args], cwd=directory, capture_output=True, text=True, timeout=240,
+        env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}, input=stdin)
+    done.stderr = "".join(
+        line for line in done.stderr.splitlines(keepends=True)
+        if not re.match(r"[IWE]\d{4} |WARNING|Instructions for|non-resource variables|\d{4}-\d\d-\d\d|To enable the", line)
+    ).strip()
+    return done
+
+
+def compare(*args, directory, **more):
+    """Runs a program both ways and compares all that can be seen; returns the process of ours."""
+    stock, ours = (run(command, *args, directory=directory, **more) for command in COMMANDS)
+    assert (ours.returncode, ours.stdout, ours.stderr) == (stock.returncode, stock.stdout, stock.stderr)
+    return ours
+
+
+def write(directory, name, source):
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(source))
+    return path
+
+
+# What the program sees of itself. These programs do not import TensorFlow, so they are quick.
+
+
+@pytest.mark.parametrize("name", ["probe.py", "sub/probe.py", "./sub/../probe.py", "link.py"])
+def test_a_script_sees_what_python_shows_it(tmp_path, name):
+    write(tmp_path, "probe.py", PROBE)
+    write(tmp_path, "sub/probe.py", PROBE)
+    (tmp_path / "link.py").symlink_to(tmp_path / "sub" / "probe.py")
+    done = compare(name, "a", "--report", "--", "-m", directory=tmp_path)
+    assert "'--report', '--', '-m'" in done.stdout
+
+
+def test_an_absolute_path(tmp_path):
+    compare(str(write(tmp_path, "sub/probe.py", PROBE)), directory=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["package.module", "package", "top"])
+def test_a_module_sees_what_python_shows_it(tmp_path, name):
+    write(tmp_path, "package/__init__.py", "print('package is imported')")
+    for file in ("package/__main__.py", "package/module.py", "top.py"):
+        write(tmp_path, file, PROBE)
+    done = compare("-m", name, "-x", "--", "--help", directory=tmp_path)
+    assert "'-x', '--', '--help'" in done.stdout
+
+
+def test_a_directory_and_a_zip_file_with_a_main_module(tmp_path):
+    write(tmp_path, "program/__main__.py", "import other\n" + PROBE)
+    write(tmp_path, "program/other.py", "print('other')")
+    with zipfile.ZipFile(tmp_path / "program.zip", "w") as archive:
+        for name in ("__main__.py", "other.py"):
+            archive.write(tmp_path / "program" / name, name)
+    compare("program", "a", directory=tmp_path)
+    compare("program.zip", "a", directory=tmp_path)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.11 brought -P")
+def test_a_safe_path_stays_safe(tmp_path):
+    write(tmp_path, "probe.py", "import sys; print(sys.argv, sys.path[0].startswith(sys.prefix), sys.flags.safe_path)")
+    assert "True" in compare("probe.py", directory=tmp_path, options=["-P"]).stdout
+
+
+@pytest.mark.parametrize("args", [["nothing.py"], ["-m", "nothing"], ["-m", "nothing.at.all"], ["-m", "empty"], ["empty"]])
+def test_a_program_that_is_not_there(tmp_path, args):
+    (tmp_path / "empty").mkdir()
+    assert compare(*args, directory=tmp_path).returncode != 0
+
+
+# How it ends
+
+
+@pytest.mark.parametrize("statement", [
+    "pass", "sys.exit()", "sys.exit(3)", "sys.exit('a message')", "raise SystemExit(0)", "1 / 0", "os._exit(5)", "def broken(:",
+    "raise BaseException('bare')", "raise ValueError('outer') from KeyError('inner')", "os.abort()",
+    "raise KeyboardInterrupt", "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)",
+    "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); signal.raise_signal(2)",
+    "raise ExceptionGroup('group', [ValueError('one')])",
+    "threading.Thread(target=lambda: (time.sleep(0.2), print('late', __name__))).start()",
+    "threading.Thread(target=lambda: 1 / 0).start()",
+    "sys.excepthook = lambda *error: print('hook', error[0], error[1], error[2].tb_lineno, error[2].tb_next); 1 / 0",
+    "atexit.register(lambda: print('exit', __name__, sys.modules['__main__'].os is os)); 1 / 0",
+    "warnings.warn('careful')", "print(open(0).read())", "import inspect; print(inspect.getsource(sys.modules['__main__']))",
+    "import pickle; C = type('C', (), {}); print(type(pickle.loads(pickle.dumps(C()))))",
+])
+def test_it_ends_as_under_python(tmp_path, statement):
+    if "ExceptionGroup" in statement and sys.version_info < (3, 11):
+        pytest.skip("Python 3.11 brought ExceptionGroup")
+    imports = "import atexit, os, signal, sys, threading, time, warnings\nprint('begin', flush=True)\n"
+    write(tmp_path, "program.py", imports + statement + "\n")
+    compare("program.py", directory=tmp_path, stdin="from stdin\n")
+
+
+def test_an_interrupt_from_outside(tmp_path):
+    program = write(tmp_path, "program.py", """
+        import time
+        print("ready", flush=True)
+        time.sleep(120)
+    """)
+    codes = []
+    for command in COMMANDS.values():
+        process = subprocess.Popen([sys.executable, *command, str(program)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+        codes.append((process.returncode, errors))
+    assert codes[0] == codes[1]
+
+
+def test_spawned_processes_find_the_programs_main_module(tmp_path):
+    write(tmp_path, "program.py", """
+        import multiprocessing
+
+        def square(x):
+            return x * x
+
+        if __name__ == "__main__":
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                print(pool.map(square, [1, 2, 3]))
+    """)
+    assert compare("program.py", directory=tmp_path).stdout == "[1, 4, 9]\n"
+
+
+# With TensorFlow
+
+
+def test_a_training_program_runs_patched(tmp_path):
+    write(tmp_path, "program.py", TRAINING)
+    assert compare("program.py", "30", directory=tmp_path).stdout == "end 30\n"
+    done = run("fasthooks", "--report", "program.py", "30", directory=tmp_path)
+    assert done.stdout == "end 30\n" and done.returncode == 0
+    assert re.search(r"^fasthooks: 30 steps, 30 of them \(100\.0%\) by a plan, [\d,.]+ steps/s$", done.stderr, re.M)
+    assert re.search(r"^fasthooks: \d+ plans made, 0 dropped$", done.stderr, re.M)
+
+
+def test_a_module_runs_patched(tmp_path):
+    write(tmp_path, "package/__init__.py", "")
+    write(tmp_path, "package/train.py", TRAINING)
+    done = run("fasthooks", "--report", "-m", "package.train", "7", directory=tmp_path)
+    assert done.stdout == "end 7\n" and "7 steps, 7 of them" in done.stderr
+
+
+def test_the_report_tells_what_fell_back_and_why(tmp_path):
+    write(tmp_path, "program.py", TRAINING.replace("session.run(op)", "session.run(op, options=tf.RunOptions())"))
+    done = run("fasthooks", "--report", "program.py", "5", directory=tmp_path)
+    assert "fasthooks: 5 steps, 0 of them (0.0%) by a plan" in done.stderr
+    assert re.search(r"^fasthooks: 5 took TensorFlow's own way: the caller gave options", done.stderr, re.M)
+
+
+def test_the_report_comes_after_an_error_too(tmp_path):
+    write(tmp_path, "program.py", TRAINING)
+    done = run("fasthooks", "--report", "program.py", "30", "3", directory=tmp_path)
+    assert done.returncode == 1 and "ValueError: step 3" in done.stderr
+    assert "fasthooks: 3 steps" in done.stderr.splitlines()[-2]
+
+
+def test_the_report_of_a_program_without_tensorflow(tmp_path):
+    write(tmp_path, "program.py", "print(1)")
+    done = run("fasthooks", "--report", "program.py", directory=tmp_path)
+    assert (done.stdout, done.stderr) == ("1\n", "fasthooks: the program did not import TensorFlow")
+
+
+def test_tracebacks_of_a_step_show_no_frame_of_ours(tmp_path):
+    write(tmp_path, "program.py", TRAINING)
+    stock, ours = (run(command, "program.py", "30", "3", directory=tmp_path) for command in COMMANDS)
+    assert ours.returncode == stock.returncode == 1
+    assert "fasthooks" not in ours.stderr and "KeyError: 'nothing'" in ours.stderr
+
+    def frames(text):
+        return [frame for frame in re.findall(r'File "(.*)", line (\d+), in (\w+)', text) if "tensorflow" not in frame[0]]
+
+    assert frames(ours.stderr) == frames(stock.stderr)
+
+
+def test_tensorflow_is_loaded_when_the_program_loads_it(tmp_path):
+    write(tmp_path, "program.py", """
+        import os, sys
+        print("tensorflow" in sys.modules, os.environ.get("TF_CPP_MIN_LOG_LEVEL"), [str(f) for f in sys.meta_path[1:]] != [])
+        import tensorflow
+        from tensorflow.python.training import monitored_session
+        import fasthooks
+        print(bool(fasthooks.patched()), type(tensorflow.__spec__.loader).__name__, type(tensorflow.__loader__).__name__)
+        print([type(finder).__module__ for finder in sys.meta_path if "fasthooks.runner" in type(finder).__module__])
+    """)
+    done = run("fasthooks", "program.py", directory=tmp_path, TF_CPP_MIN_LOG_LEVEL="1")
+    assert done.stdout == "False 1 True\nTrue SourceFileLoader SourceFileLoader\n[]\n", done.stderr
+
+
+def test_a_tensorflow_that_cannot_be_imported_at_first(tmp_path):
+    write(tmp_path, "bad/tensorflow.py", "import something_that_is_not_there")
+    write(tmp_path, "program.py", """
+        import sys
+        sys.path.insert(0, "bad")
+        try:
+            import tensorflow
+        except ImportError as error:
+            print(error)
+        del sys.path[0]
+        sys.path_importer_cache.clear()
+        import tensorflow, fasthooks
+        print(bool(fasthooks.patched()))
+    """)
+    done = run("fasthooks", "program.py", directory=tmp_path)
+    assert done.stdout == "No module named 'something_that_is_not_there'\nTrue\n", done.stderr
+
+
+def test_usage_errors(tmp_path):
+    done = run("fasthooks", directory=tmp_path)
+    assert done.returncode == 2 and "usage: python -m fasthooks run" in done.stderr
