@@ -1,9 +1,12 @@
 """One process of a cluster: a parameter server, or a chief or worker that trains. `test_distributed.py` starts them."""
 
+import faulthandler
 import functools
 import logging
+import math
 import os
 import pathlib
+import signal
 import threading
 from unittest import mock
 
@@ -14,12 +17,20 @@ v1 = tf.compat.v1
 
 
 class Link:
-    """The line to the test: events go out, the word "go" comes in. The process ends when the test's end is closed."""
+    """The line to the test: events go out, steps to which to train come in.
 
-    def __init__(self, connection):
+    The process ends when the other end is closed.
+
+    Args:
+      connection: A `multiprocessing` connection.
+      limit: Global step to which to train at first; infinity: to the end.
+    """
+
+    def __init__(self, connection, limit):
         self._connection = connection
         self._lock = threading.Lock()
-        self.go = threading.Event()
+        self.limit = limit
+        self.to_the_end = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def tell(self, event, **details):
@@ -29,8 +40,10 @@ class Link:
 
     def _listen(self):
         try:
-            while self._connection.recv() == "go":
-                self.go.set()
+            while True:
+                self.limit = self._connection.recv()
+                if math.isinf(self.limit):
+                    self.to_the_end.set()
         finally:
             # Whoever started this process has gone, or wants it to go. Nothing less ends a server.
             os._exit(0)
@@ -50,8 +63,8 @@ class LogEvents(logging.Handler):
 class Watch(v1.train.SessionRunHook):
     """Tells when a session is created, and what the parameter server and the last checkpoint then hold.
 
-    It takes no part in steps: over a network, hooks in plain Python that do rule prepared runs out. Workers wait for "go"
-    after a recovery, so that nobody changes what the chief restored before it is seen.
+    It takes no part in steps: over a network, hooks in plain Python that do rule prepared runs out. After a recovery
+    workers wait until they are to train to the end, so that nobody changes what the chief restored before it is seen.
     """
 
     def __init__(self, link, model, task):
@@ -70,7 +83,7 @@ class Watch(v1.train.SessionRunHook):
             found["saved"] = saved(self._task["dir"])
         self._link.tell("created", **found)
         if self.created > 1 and self._task["job"] == "worker":
-            self._link.go.wait()
+            self._link.to_the_end.wait()
 
 
 def _numbers(values):
@@ -148,9 +161,9 @@ def train(link, task, cluster, server):
             # For the threads of SyncReplicasOptimizer, which wait for gradients until the session is closed.
             stop_grace_period_secs=1) as session:
         while not session.should_stop():
-            # Up to `hold_at`, then only looking at the step until told to go on: what the test does meanwhile happens
-            # during a run and before the end, however fast the machine is.
-            if link.go.is_set() or step < task["hold_at"]:
+            # At the limit it only looks at the step: what the test does meanwhile happens during a run, and before the
+            # end, however fast the machine is.
+            if step < link.limit:
                 step = int(session.run(model.train))
                 watch.updates += 1
             else:
@@ -178,14 +191,15 @@ def main(connection, task):
         dir: Directory of the checkpoints.
         stderr: File that gets what TensorFlow's runtime writes to standard error.
         target: Global step at which to stop.
-        hold_at: Global step from which on to wait for "go".
+        limit: As Link.
         save_steps: Global steps between two checkpoints.
         sync: Whether to use SyncReplicasOptimizer.
         wait_until_step: For a GlobalStepWaiterHook; 0: none.
     """
     with pathlib.Path(task["stderr"]).open("ab") as stderr:
         os.dup2(stderr.fileno(), 2)
-    link = Link(connection)
+    faulthandler.register(signal.SIGUSR1)
+    link = Link(connection, task["limit"])
     v1.logging.set_verbosity(v1.logging.INFO)
     logging.getLogger("tensorflow").addHandler(LogEvents(link))
     # The test holds the port, so that nobody else gets it.
