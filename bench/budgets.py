@@ -4,7 +4,7 @@
     python bench/budgets.py --only B1,B3 --quick
     python bench/budgets.py --ours tensorflow    TensorFlow against itself: ratios must be about 1.0
 
-Not measured here: B8 (tf.estimator, a program of its own) and B11 (checkpoint stalls, needs a quiet disk).
+Not measured here: B11 (checkpoint stalls, needs a quiet disk). B8 needs a TensorFlow that has tf.estimator, 2.15.
 """
 
 import argparse
@@ -24,7 +24,7 @@ if ROOT not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from bench import common, feeds  # noqa: E402
+from bench import common, estimators, feeds  # noqa: E402
 from bench.common import hooks_h7, hooks_h8, no_hooks, v1  # noqa: E402
 
 
@@ -38,6 +38,7 @@ class Settings:
       warm_up: steps per lane before the first round.
       quiet_pieces: stretches of 70 quiet steps per lane and round.
       graph_round_steps: `round_steps` for the larger graphs of B6 and for gRPC.
+      estimator_steps: steps of B8 in each training, after as many that are not measured.
       rss_steps: the two steps between which memory is compared.
       fetch_sets: distinct fetch sets of the memory budget.
       import_repeats: processes started to time the import.
@@ -51,6 +52,7 @@ class Settings:
     warm_up: int = 1000
     quiet_pieces: int = 10
     graph_round_steps: int = 1000
+    estimator_steps: int = 1000
     rss_steps: tuple = (100_000, 1_000_000)
     fetch_sets: int = 10_000
     import_repeats: int = 5
@@ -78,6 +80,7 @@ TINY = Settings(
     warm_up=5,
     quiet_pieces=1,
     graph_round_steps=10,
+    estimator_steps=10,
     rss_steps=(50, 100),
     fetch_sets=16,
     import_repeats=1,
@@ -334,6 +337,29 @@ def b7(peer, ours, settings):
     return {"rows": rows}
 
 
+ESTIMATORS = (
+    ("DNNClassifier, batch 32", estimators.dnn_classifier, 32),
+    ("DNNClassifier, batch 256, as in TensorFlow's guide", estimators.dnn_classifier, 256),
+    ("smallest model_fn, batch 32", estimators.softmax_regression, 32),
+)
+
+
+def b8(peer, ours, settings):
+    """Estimators, stock and under `fasthooks.patch()`: trainings from scratch that take turns."""
+    rows = []
+    steps = settings.estimator_steps
+    for name, make, batch in ESTIMATORS:
+        progress(f"  {name}")
+        times = np.zeros([2, settings.rounds])
+        with common.workspace() as directory:
+            for turn in range(settings.rounds):
+                for who in (0, 1) if turn % 2 else (1, 0):
+                    with (peer, ours)[who].patch():
+                        times[who, turn] = estimators.us_per_step(make, batch, steps, directory)
+        rows.append(row("B8", f"tf.estimator, patched: {name}", *times, times[0] / times[1], 1.8))
+    return {"rows": rows}
+
+
 def b9(peer, ours, settings):
     """The peer's session with our hooks: what they add over no hooks, against what the peer's add."""
     with contextlib.ExitStack() as stack:
@@ -462,6 +488,7 @@ BUDGETS = {
     "B5": b5,
     "B6": b6,
     "B7": b7,
+    "B8": b8,
     "B9": b9,
     "B10": b10,
     "B12": b12,
@@ -469,6 +496,7 @@ BUDGETS = {
     "FEED": feed,
 }
 NEEDS_WANDB = {"B1", "B2", "B3", "B4", "B5", "B6", "B10"}
+NEEDS_ESTIMATOR = {"B8"}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -548,13 +576,18 @@ def environment():
 
 
 def measure(names, peer, ours, settings):
-    """Runs the budgets called `names`; returns their results by name. One that fails is reported and left out."""
+    """Runs the budgets called `names`; returns their results by name.
+
+    One that fails is reported and left out; so is one that this TensorFlow has nothing to measure for.
+    """
     results = {}
     for name in names:
         begin = time.perf_counter()
         progress(f"{name}: {BUDGETS[name].__doc__.splitlines()[0]}")
         if name in NEEDS_WANDB and not common.has_wandb():
             results[name] = {"rows": [], "error": "needs wandb"}
+        elif name in NEEDS_ESTIMATOR and not estimators.available():
+            results[name] = {"rows": [], "not_available": "no tf.estimator"}
         else:
             try:
                 results[name] = BUDGETS[name](peer, ours, settings)
@@ -620,6 +653,8 @@ def main(argv=None):
     for name, result in results.items():
         if "error" in result:
             print(f"{name} not measured: {result['error'].splitlines()[0]}")
+        if "not_available" in result:
+            print(f"{name} not available: {result['not_available']}")
     if args.json:
         write_json(args.json, results, peer, ours, settings)
     good = all(r["met"] for r in rows) and not any("error" in result for result in results.values())

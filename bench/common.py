@@ -62,6 +62,10 @@ class Implementation:
 
         return WandbHook(**kwargs)
 
+    def patch(self):
+        """A context in which programs that know only TensorFlow run on this implementation."""
+        return self.train.patch() if self.has_scheduling else contextlib.nullcontext()
+
     def session(self, hooks, scheduling=None, master=""):
         """Opens a `MonitoredSession` on the default graph."""
         options = {"scheduling": scheduling} if self.has_scheduling and scheduling else {}
