@@ -31,8 +31,9 @@ from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session as stock
 from tensorflow.python.training import training_util
+from tensorflow.python.util import tf_export
 
-from fasthooks import _chain, _slot, hooks
+from fasthooks import _chain, _guard, _slot, hooks
 
 _SCHEDULINGS = ("auto", "pool", "inline")
 
@@ -59,8 +60,13 @@ class _MonitoredSession(_chain.SessionRunner):
         _created = False
 
         def create_session(self):
-            sess = super().create_session()
-            sess._sess = _HookedSession(self.tf_sess, self._hooks, self.scheduling)
+            make = stock._MonitoredSession._CoordinatedSessionCreator.create_session
+            if _guard.is_defined_in(make, stock):
+                hooked = functools.partial(_HookedSession, scheduling=self.scheduling)
+                sess = _with_our_classes(make, _HookedSession=hooked)(self)
+            else:  # somebody's own, which may do anything
+                sess = super().create_session()
+                sess._sess = _HookedSession(self.tf_sess, self._hooks, self.scheduling)
             if self._created:
                 self.recoveries += 1
                 logging.info("fasthooks: the session was recovered (recovery %d) and goes on from global step %s.",
@@ -163,7 +169,14 @@ class SingularMonitoredSession(_MonitoredSession, stock.SingularMonitoredSession
 def _with_our_classes(function, **ours):
     # TensorFlow's factory as it is in this release, seeing our classes where it names its own.
     names = {**function.__globals__, **ours}
-    return types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copied = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
+
+
+# As TensorFlow exports it, whatever a framework has put in its place since.
+_stock_factory = tf_export.get_symbol_from_name("compat.v1.train.MonitoredTrainingSession")
+_stock_worker_factory = stock._create_monitored_session_with_worker_context
 
 
 def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", **kwargs: Any) -> MonitoredSession:
@@ -176,11 +189,10 @@ def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", **kwargs: Any
         "MonitoredSession": functools.partial(MonitoredSession, scheduling=scheduling),
         "basic_session_run_hooks": hooks,
     }
-    ours["_create_monitored_session_with_worker_context"] = _with_our_classes(
-        stock._create_monitored_session_with_worker_context, **ours)
-    return _with_our_classes(stock.MonitoredTrainingSession, **ours)(*args, **kwargs)
+    ours["_create_monitored_session_with_worker_context"] = _with_our_classes(_stock_worker_factory, **ours)
+    return _with_our_classes(_stock_factory, **ours)(*args, **kwargs)
 
 
 vars(MonitoredTrainingSession)["__signature__"] = inspect.Signature([
-    *inspect.signature(stock.MonitoredTrainingSession).parameters.values(),
+    *inspect.signature(_stock_factory).parameters.values(),
     inspect.Parameter("scheduling", inspect.Parameter.KEYWORD_ONLY, default="auto")])
