@@ -23,6 +23,7 @@ from tensorflow.compat.v1.train import (
     WorkerSessionCreator,
 )
 
+from fasthooks.async_checkpoint import AsyncCheckpointSaverHook
 from fasthooks.hooks import (
     CheckpointSaverHook,
     FeedFnHook,
@@ -41,6 +42,7 @@ from fasthooks.wandb_hook import WandbHook
 
 __version__ = _version("fasthooks")
 __all__ = [
+    "AsyncCheckpointSaverHook",
     "CheckpointSaverHook",
     "CheckpointSaverListener",
     "ChiefSessionCreator",
