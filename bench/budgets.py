@@ -4,7 +4,7 @@
     python bench/budgets.py --only B1,B3 --quick
     python bench/budgets.py --ours tensorflow    TensorFlow against itself: ratios must be about 1.0
 
-Not measured here: B11 (checkpoint stalls, needs a quiet disk). B8 needs a TensorFlow that has tf.estimator, 2.15.
+B8 needs a TensorFlow that has tf.estimator, 2.15; B11 wants a quiet disk.
 """
 
 import argparse
@@ -42,6 +42,7 @@ class Settings:
       rss_steps: the two steps between which memory is compared.
       fetch_sets: distinct fetch sets of the memory budget.
       import_repeats: processes started to time the import.
+      checkpoint_mb: size of the checkpoints whose stalls are measured.
       large_ops, large_rounds: size of the large graph, and how often a fresh one is started.
       batch_megabytes, batch_steps: size of a large batch, and steps per lane and round.
       batch_matmuls, batch_wait_secs: what a step does meanwhile: products of 512x512 matrices, or nothing.
@@ -56,6 +57,7 @@ class Settings:
     rss_steps: tuple = (100_000, 1_000_000)
     fetch_sets: int = 10_000
     import_repeats: int = 5
+    checkpoint_mb: float = 200
     large_ops: int = 8000
     large_rounds: int = 15
     batch_megabytes: int = 64
@@ -84,6 +86,7 @@ TINY = Settings(
     rss_steps=(50, 100),
     fetch_sets=16,
     import_repeats=1,
+    checkpoint_mb=1,
     large_ops=400,
     large_rounds=1,
     batch_megabytes=1,
@@ -410,6 +413,65 @@ def b10(peer, ours, settings):
     return {"rows": rows}
 
 
+SAVE_STEPS = 20  # steps between two checkpoints of B11; the trigger and the 5 steps after it are timed
+
+
+class _CheckpointLane:
+    """A monitored session that saves a checkpoint every `SAVE_STEPS` steps, and where it saves them."""
+
+    def __init__(self, impl, build, directory, stack):
+        def hooks(impl, model, own_directory):
+            self.directory = own_directory
+            return [impl.checkpoint_hook(own_directory, save_steps=SAVE_STEPS)]
+
+        self.lane = stack.enter_context(common.monitored_lane(impl, build, hooks, directory))
+
+    def longest_step(self):
+        """Goes up to the next checkpoint and reads it back; returns the longest of its step and the 5 after it, in µs."""
+        self.lane.run(SAVE_STEPS - 1 - self.lane.position % SAVE_STEPS)
+        longest = max(self.lane.run(1) for _ in range(6)) / 1000.0
+        step = self.lane.position - 5
+        path = os.path.join(self.directory, f"model.ckpt-{step}")
+        deadline = time.monotonic() + 120
+        while common.tf.train.latest_checkpoint(self.directory) != path or not os.path.exists(path + ".meta"):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no checkpoint {path}")
+            time.sleep(0.01)
+        reader = common.tf.train.load_checkpoint(path)
+        found = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        if (found["global_step"], found["count"]) != (step, step):
+            raise RuntimeError(f"{path} is of step {found['global_step']}, with {found['count']} updates")
+        self.lane.run(2)  # what is left to do for this checkpoint belongs to it
+        return longest
+
+
+def b11(peer, ours, settings):
+    """Stalls by checkpoints: longest of the step that triggers and the 5 after it, taking turns on the same disk."""
+    rows = []
+    for what, build in (
+        ("embeddings, 64 rows of each updated a step", common.embeddings),
+        ("frozen weights, small head trained", common.fine_tuning),
+        ("dense, all updated in each step", common.dense_updates),
+    ):
+        progress(f"  {what}")
+        with contextlib.ExitStack() as stack:
+            directory = stack.enter_context(common.workspace())
+            lanes = [
+                _CheckpointLane(impl, lambda build=build: build(settings.checkpoint_mb), directory, stack)
+                for impl in (peer, ours)
+            ]
+            for lane in lanes:
+                lane.longest_step()
+            times = np.zeros([settings.rounds, 2])
+            for number in range(settings.rounds):
+                for i in (0, 1) if number % 2 else (1, 0):
+                    times[number, i] = lanes[i].longest_step()
+        theirs, mine = times.T
+        name = f"{settings.checkpoint_mb:g} MB checkpoint, {what}: longest step"
+        rows.append(row("B11", name, theirs, mine, mine / theirs, 0.2, at_most=True))
+    return {"rows": rows}
+
+
 def b12(peer, ours, settings):
     """Import and first access of every public name, TensorFlow being imported already."""
     runs = [_worker("import_time", module=ours.module) for _ in range(settings.import_repeats)]
@@ -491,6 +553,7 @@ BUDGETS = {
     "B8": b8,
     "B9": b9,
     "B10": b10,
+    "B11": b11,
     "B12": b12,
     "B13": b13,
     "FEED": feed,

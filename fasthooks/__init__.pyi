@@ -11,6 +11,7 @@ from tensorflow.compat.v1.train import SessionRunHook as SessionRunHook
 from tensorflow.compat.v1.train import SessionRunValues as SessionRunValues
 from tensorflow.compat.v1.train import WorkerSessionCreator as WorkerSessionCreator
 
+from fasthooks.async_checkpoint import AsyncCheckpointSaverHook as AsyncCheckpointSaverHook
 from fasthooks.feeds import FeedFnHook as FeedFnHook
 from fasthooks.feeds import aligned_copy as aligned_copy
 from fasthooks.feeds import aligned_empty as aligned_empty

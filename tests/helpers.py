@@ -56,6 +56,8 @@ class Api:
             from wandb.integration.tensorflow import WandbHook
 
             return WandbHook
+        if name == "AsyncCheckpointSaverHook" and self.hooks is STOCK:
+            name = "CheckpointSaverHook"
         return getattr(self.sessions if name in SESSIONS else self.hooks, name)
 
 

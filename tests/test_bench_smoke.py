@@ -27,7 +27,10 @@ except ImportError:
     OURS = common.implementation("tensorflow")  # keeps the scripts tested where the package is not built
 PEER = common.implementation("tensorflow")
 
-ROWS = {"B1": 2, "B2": 4, "B3": 7, "B4": 1, "B5": 1, "B6": 4, "B7": 2, "B8": 3, "B9": 1, "B10": 2, "B12": 1, "B13": 1, "FEED": 3}
+ROWS = {
+    "B1": 2, "B2": 4, "B3": 7, "B4": 1, "B5": 1, "B6": 4, "B7": 2, "B8": 3, "B9": 1, "B10": 2, "B11": 3, "B12": 1, "B13": 1,
+    "FEED": 3,
+}
 DIFFERENCES = {"B9", "FEED"}  # a ratio of two differences, which may come out negative
 
 

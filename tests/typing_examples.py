@@ -37,6 +37,8 @@ def hooks(loss: Any, scaffold: fh.Scaffold) -> list[Any]:
         fh.SummarySaverHook(save_steps=10, output_dir="logs", summary_op=loss),
         fh.SummarySaverHook(save_secs=1.5, output_dir="logs", scaffold=scaffold),
         fh.CheckpointSaverHook("model", save_secs=600, listeners=[fh.CheckpointSaverListener()]),
+        fh.CheckpointSaverHook("model", save_steps=100, save_on_error=True),
+        fh.AsyncCheckpointSaverHook("model", save_steps=100, when_busy="skip", save_on_error=True),
         fh.GlobalStepWaiterHook(100),
         fh.FinalOpsHook(loss),
         fh.FeedFnHook(dict),
