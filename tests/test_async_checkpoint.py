@@ -610,22 +610,6 @@ def test_sessions_on_a_server(sessions, tmp_path):
 # The way a snapshot is made
 
 
-@pytest.mark.parametrize("array", [
-    np.arange(10.0)[1:], np.ones([3, 0, 2], np.int8), np.array([True, False]), np.arange(6).reshape(2, 3).T,
-    np.ones(5, tf.bfloat16.as_numpy_dtype)], ids=lambda array: str(array.dtype))
-def test_private_copies_are_aligned(array):
-    copied = async_checkpoint._private(array)
-    assert copied.size == 0 or copied.ctypes.data % 64 == 0
-    assert (copied.dtype, copied.shape) == (array.dtype, array.shape)
-    np.testing.assert_array_equal(copied, array)
-    assert not np.shares_memory(copied, array)
-
-
-def test_strings_and_scalars_are_taken_as_they_are():
-    for own in (np.array([b"x", b""], object), np.float32(1), b"word"):
-        assert async_checkpoint._private(own) is own
-
-
 # Killed at any moment
 
 
@@ -663,7 +647,7 @@ def assert_whole(directory):
 def test_killed_at_random_moments(tmp_path):
     # The server has TensorFlow imported; its children begin at once.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fasthooks"])
+    context.set_forkserver_preload(["fasthooks.session"])
     directory = str(tmp_path)
     moments = random.Random(7)
     before = 0
