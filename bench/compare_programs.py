@@ -64,7 +64,7 @@ def finish(process, limit_secs=LIMIT_SECS):
         process.communicate()
         raise
     if process.returncode:
-        raise ProgramError(f"exit code {process.returncode}: {errors[-3000:]}")
+        raise ProgramError(f"exit code {process.returncode}\n{errors[-3000:]}")
     return output, errors
 
 
@@ -152,7 +152,7 @@ def main(argv=None):
     print(format_table(rows))
     failed = [row for row in rows if "error" in row]
     for row in failed:
-        print(f"{row['program']} not measured: {row['error'].splitlines()[-1]}")
+        print(f"{row['program']} not measured: {row['error'].splitlines()[0]}")
     if args.json:
         with open(args.json, "w") as file:
             json.dump({"environment": environment(), "rounds": args.rounds, "steps": args.steps, "rows": rows}, file, indent=1)
