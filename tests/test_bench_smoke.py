@@ -16,6 +16,7 @@ if ROOT not in sys.path:
 
 pytest.importorskip("tensorflow")
 budgets = pytest.importorskip("bench.budgets")
+compare_programs = pytest.importorskip("bench.compare_programs")
 common = budgets.common
 
 # TensorFlow and wandb warn of deprecations of their own.
@@ -148,3 +149,34 @@ def test_bad_arguments(capsys):
         with pytest.raises(SystemExit):
             budgets.main([*bad, "--ours", "tensorflow"])
     assert "B99" in capsys.readouterr().err
+
+
+def test_programs_table_and_json(tmp_path, capsys, monkeypatch):
+    broken = tmp_path / "broken.py"
+    broken.write_text('"""Ends early."""\nraise SystemExit("no luck")\n')
+    monkeypatch.setitem(compare_programs.PROGRAMS, "broken", str(broken))
+    file = tmp_path / "figures.json"
+    names = ["broken", "plain_session", "rnn_while_loop"]
+    arguments = ["--only", ",".join(names), "--rounds", "1", "--steps", "20", "--json", str(file)]
+    assert compare_programs.main(arguments) == 1
+    output = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in output[2:4]] == ["| `plain_session`", "| `rnn_while_loop`"]
+    assert output[2].endswith("| 0% |")
+    assert output[4:] == ["broken not measured: ProgramError: exit code 1"]
+    written = json.loads(file.read_text())
+    assert written["environment"]["tensorflow"] == common.tf.__version__
+    rows = {row["program"]: row for row in written["rows"]}
+    assert list(rows) == names
+    assert "no luck" in rows["broken"]["error"]
+    for name in names[1:]:
+        for launcher in compare_programs.LAUNCHERS:
+            (speed,) = rows[name][launcher]
+            assert math.isfinite(speed) and speed > 0
+    assert rows["rnn_while_loop"]["planned"] > 0
+
+
+def test_programs_bad_arguments(capsys):
+    for bad in (["--only", "life"], ["--rounds", "0"], ["--steps", "-1"]):
+        with pytest.raises(SystemExit):
+            compare_programs.main(bad)
+    assert "life" in capsys.readouterr().err

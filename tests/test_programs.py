@@ -1,0 +1,91 @@
+"""Whole programs, as subprocesses: `python -m fasthooks run script.py` does what `python script.py` does.
+
+The programs are those of `bench/programs`, unchanged. Compared are stdout, TensorFlow's log lines, checkpoints (every variable of
+every one, bitwise), event files, graphs and exit codes; durations and what follows from them are masked first.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+if not (ROOT / "bench" / "programs").exists():
+    pytest.skip("the programs are not beside the tests", allow_module_level=True)
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # at the end: an installed fasthooks is found first
+
+from helpers import _comparable, describe_files  # noqa: E402
+
+from bench import compare_programs  # noqa: E402
+from bench.compare_programs import PATCHED, PROGRAMS, STOCK  # noqa: E402
+
+# TensorFlow warns of its deprecated reader of event files.
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
+
+LIMIT_SECS = 280  # for one program
+STEPS = 600  # past the checkpoint that most programs write at 500
+# Its loop runs a plain session: there is nothing that `run` could speed up.
+WITHOUT_HOOKS = {"plain_session"}
+# Summaries that tell how fast the program was, or how far its input threads were ahead.
+TIMED_TAGS = ("global_step/sec", "fraction_of_")
+
+
+def masked_event(event):
+    """An event of `describe_files`, without values that depend on time."""
+    kind, contents = event
+    if kind == "summary" and any(tag in contents for tag in TIMED_TAGS):
+        values = re.split(r"(?=  value \{)", contents)
+        contents = "".join(re.sub(r"simple_value: .*", "", v) if any(tag in v for tag in TIMED_TAGS) else v for v in values)
+    return kind, contents
+
+
+def outcome(process, directory):
+    """What can be seen of a program after its end, and its stderr."""
+    output, errors = compare_programs.finish(process, LIMIT_SECS)
+    lines = output.splitlines()
+    told = json.loads(lines[-1])
+    assert told.pop("seconds") > 0
+    files = describe_files(directory)
+    for name, contents in files.items():
+        if "events." in name:
+            files[name] = [masked_event(event) for event in contents]
+    logs = [line for line in errors.splitlines() if re.match("(INFO|WARNING|ERROR):tensorflow:", line)]
+    logs = [re.sub(r"[\d.]+ sec\b", "SECS", re.sub(r"(global_step/sec: ).*", r"\1", line)) for line in logs]
+    return _comparable({"stdout": lines[:-1], "told": told, "logs": logs, "files": files}, directory), errors
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_does_the_same_under_run(name, tmp_path):
+    path = pathlib.Path(PROGRAMS[name])
+    if "sklearn" in path.read_text():
+        pytest.importorskip("sklearn")
+    with contextlib.ExitStack() as stack:
+        processes = {}
+        for launcher in (STOCK, PATCHED):  # both at once
+            directory = tmp_path / launcher
+            processes[launcher] = stack.enter_context(compare_programs.start(launcher, str(path), str(directory), STEPS))
+            stack.callback(processes[launcher].kill)
+        stock, _ = outcome(processes[STOCK], tmp_path / STOCK)
+        ours, errors = outcome(processes[PATCHED], tmp_path / PATCHED)
+    for seen in stock:
+        assert ours[seen] == stock[seen], seen
+
+    assert stock["told"]["steps"] >= STEPS
+    assert sum(file.endswith(".index") for file in stock["files"]) >= 2
+    assert any(kind == "summary" for file, events in stock["files"].items() if "events." in file for kind, _ in events)
+    steps, planned = compare_programs.reported_steps(errors)
+    if name in WITHOUT_HOOKS:
+        assert steps == 0
+    else:
+        assert steps >= STEPS
+        assert planned > 0.9 * steps
+
+
+def test_programs_know_nothing_of_fasthooks():
+    assert len(PROGRAMS) >= 8
+    for path in PROGRAMS.values():
+        assert "fasthooks" not in pathlib.Path(path).read_text()
