@@ -55,7 +55,8 @@ def outcome(process, directory):
             files[name] = [masked_event(event) for event in contents]
     # Whether a read of the global step comes before its increment is the graph's to say, on each run anew, where nothing orders
     # the two; a run of each kind in turn looks like a step that stands still.
-    logs = [line for line in errors.splitlines() if re.match("(INFO|WARNING|ERROR):tensorflow:(?!It seems that global step)", line)]
+    logs = [line for line in errors.splitlines()
+            if re.match("(INFO|WARNING|ERROR):tensorflow:(?!It seems that global step)", line)]
     logs = [re.sub(r"[\d.]+ sec\b", "SECS", re.sub(r"(global_step/sec: ).*", r"\1", line)) for line in logs]
     return _comparable({"stdout": lines[:-1], "told": told, "logs": logs, "files": files}, directory), errors
 
