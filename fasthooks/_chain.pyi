@@ -6,7 +6,7 @@ from typing import Any, Literal
 from fasthooks._dispatch import HookDispatcher
 from fasthooks._plan import PlanCache
 
-def configure(hooked_session: type) -> None: ...
+def configure(hooked_session: type, check_hooks: Callable[[Any], None]) -> None: ...
 
 # Travels through TensorFlow's chain in the place of `fetches`.
 class Call:

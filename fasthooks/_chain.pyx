@@ -49,11 +49,13 @@ cdef ClassGuard _hooked_guard = ClassGuard(_HookedSession, monitored_session, ("
 cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
 # Of the class that our sessions put into the chain, which derives from these two; set by `configure`.
 cdef ClassGuard _our_guard = None
+cdef object _check_hooks = None
 
 
-def configure(hooked_session):
-    """Tells which class of hooked session our sessions put into TensorFlow's chain."""
-    global _our_guard
+def configure(hooked_session, check_hooks):
+    """Tells which class of hooked session our sessions put into TensorFlow's chain, and what warns of a hooks list."""
+    global _our_guard, _check_hooks
+    _check_hooks = check_hooks
     _our_guard = ClassGuard(hooked_session, None, _link_methods[:-1], (_hooked_guard, _wrapped_guard))
 
 
@@ -211,6 +213,7 @@ cdef HookDispatcher attached_dispatcher(object session):
     if attached is None:
         attached = fields[_ATTACHED] = Attached.__new__(Attached)
         attached.dispatcher = HookDispatcher(session._sess, session._hooks, PlanCache(session._sess))
+        _check_hooks(session._hooks)
     version = dict_version(<PyObject*>fields)
     if version != attached.version or version == 0:
         if _sets_method(fields):

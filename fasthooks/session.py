@@ -44,8 +44,23 @@ class _HookedSession(_chain.HookedSessionBase, stock._HookedSession):
     """The hooked link of the chain: TensorFlow's, with a compiled `run`."""
 
 
+def warn_of_two_savers(hooks):
+    """Logs a warning for each directory into which more than one hook of a list saves checkpoints."""
+    savers: dict[str, dict[Any, str]] = {}
+    for number, hook in enumerate(hooks if isinstance(hooks, (list, tuple)) else ()):
+        directory = getattr(hook, "_checkpoint_dir", None)
+        if isinstance(hook, basic_session_run_hooks.CheckpointSaverHook) and isinstance(directory, (str, os.PathLike)):
+            directory = os.path.abspath(os.fspath(directory))
+            savers.setdefault(directory, {})[id(hook)] = f"{type(hook).__name__} (hooks[{number}])"
+    for directory, names in savers.items():
+        if len(names) > 1:
+            logging.warning("%s all save checkpoints into %s; each deletes and overwrites without knowing of the others. "
+                            "MonitoredTrainingSession adds one of its own unless save_checkpoint_secs=None and "
+                            "save_checkpoint_steps=None.", " and ".join(names.values()), directory)
+
+
 _slot.configure(hooks.trigger_for)
-_chain.configure(_HookedSession)
+_chain.configure(_HookedSession, warn_of_two_savers)
 
 
 class _MonitoredSession(_chain.SessionRunner):
@@ -114,20 +129,6 @@ class _MonitoredSession(_chain.SessionRunner):
         if link is None:
             raise RuntimeError("The session is closed, or is being recovered.")
         return link.report()
-
-
-def warn_of_two_savers(hooks):
-    """Logs a warning for each directory into which more than one hook of a list saves checkpoints."""
-    savers: dict[str, dict[Any, str]] = {}
-    for number, hook in enumerate(hooks):
-        if isinstance(hook, basic_session_run_hooks.CheckpointSaverHook):
-            directory = os.path.abspath(os.fspath(hook._checkpoint_dir))
-            savers.setdefault(directory, {})[id(hook)] = f"{type(hook).__name__} (hooks[{number}])"
-    for directory, names in savers.items():
-        if len(names) > 1:
-            logging.warning("%s all save checkpoints into %s; each deletes and overwrites without knowing of the others. "
-                            "MonitoredTrainingSession adds one of its own unless save_checkpoint_secs=None and "
-                            "save_checkpoint_steps=None.", " and ".join(names.values()), directory)
 
 
 def _global_step(session):

@@ -21,6 +21,7 @@ from tensorflow.python.client import session as session_lib
 
 import fasthooks
 from fasthooks import async_checkpoint
+from fasthooks import session as session_module
 
 v1 = tf.compat.v1
 LIMIT = 60  # seconds after which something that should have happened has not
@@ -884,6 +885,27 @@ def test_the_default_saver_and_ones_own(tmp_path):
         with fasthooks.MonitoredTrainingSession(checkpoint_dir=str(tmp_path), hooks=[hook]):
             pass
     assert sum("save_checkpoint_secs=None" in line for _, level, line in logs if level == "WARNING") == 1
+
+
+def test_two_savers_in_a_patched_session(tmp_path):
+    with tf.Graph().as_default(), captured_logs() as logs, fasthooks.patch():
+        op, _ = build_model()
+        hook = v1.train.CheckpointSaverHook(str(tmp_path), save_steps=3)
+        with v1.train.MonitoredTrainingSession(checkpoint_dir=str(tmp_path), hooks=[hook]) as session:
+            session.run(op)
+            session.run(op)
+    (line,) = [line for _, level, line in logs if level == "WARNING" and str(tmp_path) in line]
+    assert re.match(r"CheckpointSaverHook \(hooks\[\d\]\) and CheckpointSaverHook \(hooks\[\d\]\) all save", line)
+
+
+UNFINISHED = v1.train.CheckpointSaverHook.__new__(v1.train.CheckpointSaverHook)
+
+
+@pytest.mark.parametrize("hooks", [(), iter(()), [None], [UNFINISHED, UNFINISHED]])
+def test_odd_hooks_are_no_savers(hooks):
+    with captured_logs() as logs:
+        session_module.warn_of_two_savers(hooks)
+    assert not logs
 
 
 @pytest.mark.parametrize("increment", [1, 3])
