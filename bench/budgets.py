@@ -4,7 +4,7 @@
     python bench/budgets.py --only B1,B3 --quick
     python bench/budgets.py --ours tensorflow    TensorFlow against itself: ratios must be about 1.0
 
-Not measured here: B8 (tf.estimator, a program of its own) and B11 (checkpoint stalls, needs a quiet disk).
+B8 needs a TensorFlow that has tf.estimator, 2.15; B11 wants a quiet disk.
 """
 
 import argparse
@@ -24,7 +24,7 @@ if ROOT not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from bench import common  # noqa: E402
+from bench import common, estimators, feeds  # noqa: E402
 from bench.common import hooks_h7, hooks_h8, no_hooks, v1  # noqa: E402
 
 
@@ -38,10 +38,14 @@ class Settings:
       warm_up: steps per lane before the first round.
       quiet_pieces: stretches of 70 quiet steps per lane and round.
       graph_round_steps: `round_steps` for the larger graphs of B6 and for gRPC.
+      estimator_steps: steps of B8 in each training, after as many that are not measured.
       rss_steps: the two steps between which memory is compared.
       fetch_sets: distinct fetch sets of the memory budget.
       import_repeats: processes started to time the import.
+      checkpoint_mb: size of the checkpoints whose stalls are measured.
       large_ops, large_rounds: size of the large graph, and how often a fresh one is started.
+      batch_megabytes, batch_steps: size of a large batch, and steps per lane and round.
+      batch_matmuls, batch_wait_secs: what a step does meanwhile: products of 512x512 matrices, or nothing.
     """
 
     rounds: int = 15
@@ -49,11 +53,17 @@ class Settings:
     warm_up: int = 1000
     quiet_pieces: int = 10
     graph_round_steps: int = 1000
+    estimator_steps: int = 1000
     rss_steps: tuple = (100_000, 1_000_000)
     fetch_sets: int = 10_000
     import_repeats: int = 5
+    checkpoint_mb: float = 200
     large_ops: int = 8000
     large_rounds: int = 15
+    batch_megabytes: int = 64
+    batch_steps: int = 15
+    batch_matmuls: int = 10
+    batch_wait_secs: float = 0.03
 
 
 FULL = Settings()
@@ -72,11 +82,17 @@ TINY = Settings(
     warm_up=5,
     quiet_pieces=1,
     graph_round_steps=10,
+    estimator_steps=10,
     rss_steps=(50, 100),
     fetch_sets=16,
     import_repeats=1,
+    checkpoint_mb=1,
     large_ops=400,
     large_rounds=1,
+    batch_megabytes=1,
+    batch_steps=2,
+    batch_matmuls=1,
+    batch_wait_secs=0.001,
 )
 
 
@@ -324,6 +340,29 @@ def b7(peer, ours, settings):
     return {"rows": rows}
 
 
+ESTIMATORS = (
+    ("DNNClassifier, batch 32", estimators.dnn_classifier, 32),
+    ("DNNClassifier, batch 256, as in TensorFlow's guide", estimators.dnn_classifier, 256),
+    ("smallest model_fn, batch 32", estimators.softmax_regression, 32),
+)
+
+
+def b8(peer, ours, settings):
+    """Estimators, stock and under `fasthooks.patch()`: trainings from scratch that take turns."""
+    rows = []
+    steps = settings.estimator_steps
+    for name, make, batch in ESTIMATORS:
+        progress(f"  {name}")
+        times = np.zeros([2, settings.rounds])
+        with common.workspace() as directory:
+            for turn in range(settings.rounds):
+                for who in (0, 1) if turn % 2 else (1, 0):
+                    with (peer, ours)[who].patch():
+                        times[who, turn] = estimators.us_per_step(make, batch, steps, directory)
+        rows.append(row("B8", f"tf.estimator, patched: {name}", *times, times[0] / times[1], 1.8))
+    return {"rows": rows}
+
+
 def b9(peer, ours, settings):
     """The peer's session with our hooks: what they add over no hooks, against what the peer's add."""
     with contextlib.ExitStack() as stack:
@@ -374,6 +413,65 @@ def b10(peer, ours, settings):
     return {"rows": rows}
 
 
+SAVE_STEPS = 20  # steps between two checkpoints of B11; the trigger and the 5 steps after it are timed
+
+
+class _CheckpointLane:
+    """A monitored session that saves a checkpoint every `SAVE_STEPS` steps, and where it saves them."""
+
+    def __init__(self, impl, build, directory, stack):
+        def hooks(impl, model, own_directory):
+            self.directory = own_directory
+            return [impl.checkpoint_hook(own_directory, save_steps=SAVE_STEPS)]
+
+        self.lane = stack.enter_context(common.monitored_lane(impl, build, hooks, directory))
+
+    def longest_step(self):
+        """Goes up to the next checkpoint and reads it back; returns the longest of its step and the 5 after it, in µs."""
+        self.lane.run(SAVE_STEPS - 1 - self.lane.position % SAVE_STEPS)
+        longest = max(self.lane.run(1) for _ in range(6)) / 1000.0
+        step = self.lane.position - 5
+        path = os.path.join(self.directory, f"model.ckpt-{step}")
+        deadline = time.monotonic() + 120
+        while common.tf.train.latest_checkpoint(self.directory) != path or not os.path.exists(path + ".meta"):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no checkpoint {path}")
+            time.sleep(0.01)
+        reader = common.tf.train.load_checkpoint(path)
+        found = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        if (found["global_step"], found["count"]) != (step, step):
+            raise RuntimeError(f"{path} is of step {found['global_step']}, with {found['count']} updates")
+        self.lane.run(2)  # what is left to do for this checkpoint belongs to it
+        return longest
+
+
+def b11(peer, ours, settings):
+    """Stalls by checkpoints: longest of the step that triggers and the 5 after it, taking turns on the same disk."""
+    rows = []
+    for what, build in (
+        ("embeddings, 64 rows of each updated a step", common.embeddings),
+        ("frozen weights, small head trained", common.fine_tuning),
+        ("dense, all updated in each step", common.dense_updates),
+    ):
+        progress(f"  {what}")
+        with contextlib.ExitStack() as stack:
+            directory = stack.enter_context(common.workspace())
+            lanes = [
+                _CheckpointLane(impl, lambda build=build: build(settings.checkpoint_mb), directory, stack)
+                for impl in (peer, ours)
+            ]
+            for lane in lanes:
+                lane.longest_step()
+            times = np.zeros([settings.rounds, 2])
+            for number in range(settings.rounds):
+                for i in (0, 1) if number % 2 else (1, 0):
+                    times[number, i] = lanes[i].longest_step()
+        theirs, mine = times.T
+        name = f"{settings.checkpoint_mb:g} MB checkpoint, {what}: longest step"
+        rows.append(row("B11", name, theirs, mine, mine / theirs, 0.2, at_most=True))
+    return {"rows": rows}
+
+
 def b12(peer, ours, settings):
     """Import and first access of every public name, TensorFlow being imported already."""
     runs = [_worker("import_time", module=ours.module) for _ in range(settings.import_repeats)]
@@ -411,6 +509,39 @@ def _time_to_step_100(impl, ops, directory):
         return (time.perf_counter_ns() - created[0]) / 1000.0
 
 
+def feed(peer, ours, settings):
+    """Large batches: what a FeedFnHook adds to a step while a core is free for its thread, and feeding by hand."""
+    batches = feeds.prepared_batches(settings.batch_megabytes)
+    size = f"{settings.batch_megabytes} MB"
+    copy = feeds.copy_us(batches)
+    rows = []
+    for kind, work in (
+        ("computes on one core", lambda: feeds.computes(settings.batch_matmuls)),
+        ("waits for a device", lambda: feeds.waits(settings.batch_wait_secs)),
+    ):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(common.workspace())
+            lanes = [
+                stack.enter_context(feeds.hook_lane(impl, work, fed, feeds.PREFETCH))
+                for impl in (peer, ours)
+                for fed in (None, batches)
+            ]
+            unfed, theirs, our_unfed, mine = feeds.interleave_steps(lanes, settings.rounds, settings.batch_steps).T
+        added, our_added = theirs - unfed, mine - our_unfed
+        what = f"{size} from FeedFnHook, step that {kind} ({np.median(unfed):,.0f} µs): added / stock added"
+        steps = {"unfed_us": unfed.tolist(), "our_unfed_us": our_unfed.tolist(), "copy_us": copy}
+        # Held against the median: on a busy machine what was added in one round may come out near nothing.
+        rows.append(row("FEED", what, added, our_added, our_added / np.median(added), 0.1, at_most=True, **steps))
+    aligned = [ours.train.aligned_copy(batch) for batch in batches] if ours.has_scheduling else batches
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(common.workspace())
+        lanes = [stack.enter_context(feeds.direct_lane(ours, some)) for some in (batches, aligned)]
+        theirs, mine = feeds.interleave_steps(lanes, settings.rounds, settings.batch_steps).T
+    what = f"{size} fed by hand to our session: as NumPy has it / aligned_copy"
+    rows.append(row("FEED", what, theirs, mine, theirs / mine, 10))
+    return {"rows": rows}
+
+
 BUDGETS = {
     "B1": b1,
     "B2": b2,
@@ -419,12 +550,16 @@ BUDGETS = {
     "B5": b5,
     "B6": b6,
     "B7": b7,
+    "B8": b8,
     "B9": b9,
     "B10": b10,
+    "B11": b11,
     "B12": b12,
     "B13": b13,
+    "FEED": feed,
 }
 NEEDS_WANDB = {"B1", "B2", "B3", "B4", "B5", "B6", "B10"}
+NEEDS_ESTIMATOR = {"B8"}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -504,13 +639,18 @@ def environment():
 
 
 def measure(names, peer, ours, settings):
-    """Runs the budgets called `names`; returns their results by name. One that fails is reported and left out."""
+    """Runs the budgets called `names`; returns their results by name.
+
+    One that fails is reported and left out; so is one that this TensorFlow has nothing to measure for.
+    """
     results = {}
     for name in names:
         begin = time.perf_counter()
         progress(f"{name}: {BUDGETS[name].__doc__.splitlines()[0]}")
         if name in NEEDS_WANDB and not common.has_wandb():
             results[name] = {"rows": [], "error": "needs wandb"}
+        elif name in NEEDS_ESTIMATOR and not estimators.available():
+            results[name] = {"rows": [], "not_available": "no tf.estimator"}
         else:
             try:
                 results[name] = BUDGETS[name](peer, ours, settings)
@@ -576,6 +716,8 @@ def main(argv=None):
     for name, result in results.items():
         if "error" in result:
             print(f"{name} not measured: {result['error'].splitlines()[0]}")
+        if "not_available" in result:
+            print(f"{name} not available: {result['not_available']}")
     if args.json:
         write_json(args.json, results, peer, ours, settings)
     good = all(r["met"] for r in rows) and not any("error" in result for result in results.values())

@@ -55,12 +55,20 @@ class Implementation:
     module: str
     has_scheduling: bool
 
+    def checkpoint_hook(self, *args, **kwargs):
+        """The hook of this implementation that saves checkpoints with the shortest stall."""
+        return getattr(self.train, "AsyncCheckpointSaverHook", self.train.CheckpointSaverHook)(*args, **kwargs)
+
     def wandb_hook(self, **kwargs):
         if self.has_scheduling:
             return self.train.WandbHook(**kwargs)
         from wandb.integration.tensorflow import WandbHook
 
         return WandbHook(**kwargs)
+
+    def patch(self):
+        """A context in which programs that know only TensorFlow run on this implementation."""
+        return self.train.patch() if self.has_scheduling else contextlib.nullcontext()
 
     def session(self, hooks, scheduling=None, master=""):
         """Opens a `MonitoredSession` on the default graph."""
@@ -186,6 +194,42 @@ def small_cnn():
     x = tf.reshape(tf.nn.max_pool2d(x, 2, 2, "SAME"), [-1, 7 * 7 * 16])
     loss = _class_loss(_dense(x, 10, "logits"), labels)
     return _finish(loss, v1.train.AdamOptimizer(1e-3), _image_feeds(images, labels, 32))
+
+
+def _count_steps(train_op, loss):
+    # "count" tells, in a checkpoint, how many of the updates are in it.
+    with tf.control_dependencies([train_op]):
+        counted = v1.get_variable("count", initializer=0.0).assign_add(1.0)
+    return Model(tf.group(train_op, counted), loss, v1.summary.scalar("loss", loss))
+
+
+def embeddings(megabytes):
+    """Four embedding tables, SGD on 64 rows of each a step: short steps beside many variables."""
+    rows = int(megabytes * 1e6 / 4 / 16 / 4)
+    tables = [v1.get_variable(f"table{i}", initializer=tf.zeros([rows, 16])) for i in range(4)]
+    ids = tf.constant(np.random.default_rng(0).integers(0, rows, 64))
+    loss = tf.add_n([tf.reduce_sum(tf.square(tf.nn.embedding_lookup(table, ids) - 1.0)) for table in tables])
+    step = v1.train.get_or_create_global_step()
+    return _count_steps(v1.train.GradientDescentOptimizer(0.1).minimize(loss, global_step=step), loss)
+
+
+def fine_tuning(megabytes):
+    """Frozen weights, of which a step reads a few, and a head of 16 floats that is trained."""
+    rows = int(megabytes * 1e6 / 4 / 1024 / 4)
+    frozen = [v1.get_variable(f"frozen{i}", initializer=tf.ones([rows, 1024]), trainable=False) for i in range(4)]
+    head = _variable("head", [16])
+    loss = tf.reduce_sum(tf.square(head - tf.add_n([weights[0, :16] for weights in frozen])))
+    step = v1.train.get_or_create_global_step()
+    return _count_steps(v1.train.GradientDescentOptimizer(0.1).minimize(loss, global_step=step), loss)
+
+
+def dense_updates(megabytes):
+    """Four dense variables, every element updated in every step: the update alone moves all of the memory."""
+    rows = int(megabytes * 1e6 / 4 / 1024 / 4)
+    weights = [v1.get_variable(f"weights{i}", initializer=tf.zeros([rows, 1024])) for i in range(4)]
+    step = v1.train.get_or_create_global_step()
+    updates = [one.assign_add(tf.fill([rows, 1024], 0.5), read_value=False) for one in weights]
+    return _count_steps(tf.group(*updates, step.assign_add(1)), weights[0][0, 0])
 
 
 def two_towers():

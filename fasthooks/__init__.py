@@ -16,9 +16,10 @@ __version__ = _version("fasthooks")
 
 # Module -> public names that it gives. `__init__.pyi` tells the same to type checkers.
 _NAMES = {
+    "fasthooks.async_checkpoint": ("AsyncCheckpointSaverHook",),
+    "fasthooks.feeds": ("FeedFnHook", "aligned_copy", "aligned_empty"),
     "fasthooks.hooks": (
         "CheckpointSaverHook",
-        "FeedFnHook",
         "FinalOpsHook",
         "GlobalStepWaiterHook",
         "LoggingTensorHook",

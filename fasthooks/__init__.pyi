@@ -11,8 +11,11 @@ from tensorflow.compat.v1.train import SessionRunHook as SessionRunHook
 from tensorflow.compat.v1.train import SessionRunValues as SessionRunValues
 from tensorflow.compat.v1.train import WorkerSessionCreator as WorkerSessionCreator
 
+from fasthooks.async_checkpoint import AsyncCheckpointSaverHook as AsyncCheckpointSaverHook
+from fasthooks.feeds import FeedFnHook as FeedFnHook
+from fasthooks.feeds import aligned_copy as aligned_copy
+from fasthooks.feeds import aligned_empty as aligned_empty
 from fasthooks.hooks import CheckpointSaverHook as CheckpointSaverHook
-from fasthooks.hooks import FeedFnHook as FeedFnHook
 from fasthooks.hooks import FinalOpsHook as FinalOpsHook
 from fasthooks.hooks import GlobalStepWaiterHook as GlobalStepWaiterHook
 from fasthooks.hooks import LoggingTensorHook as LoggingTensorHook

@@ -78,6 +78,15 @@ cdef class Call:
         raise self.error
 
 
+cdef int check_may_run(object session) except -1:
+    # What TensorFlow's hooked session does before a step, and, to a stop flag that a program wrote, after it.
+    if session.should_stop():
+        raise RuntimeError("Run called even after should_stop requested.")
+    if session._should_stop is not False:
+        session._should_stop = False
+    return 0
+
+
 cdef class HookedSessionBase:
     """Compiled part of our hooked session: its `run`, and the dispatchers behind it."""
 
@@ -106,8 +115,7 @@ cdef class HookedSessionBase:
     cdef object step(self, object fetches, object feed_dict):
         # One step with all hooks and no options of the caller's.
         if self._should_stop is not False or self._sess is None:
-            if self.should_stop():
-                raise RuntimeError("Run called even after should_stop requested.")
+            check_may_run(self)
         return self.current_dispatcher().step(self, fetches, feed_dict)
 
     def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
@@ -130,8 +138,7 @@ cdef class HookedSessionBase:
             self.cache.count_run()
             self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
             return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
-        if self.should_stop():
-            raise RuntimeError("Run called even after should_stop requested.")
+        check_may_run(self)
         return dispatcher.step(self, fetches, feed_dict)
 
     def run_subset(self, hooks, fetches, feed_dict, options, run_metadata):
@@ -217,6 +224,11 @@ cdef HookDispatcher attached_dispatcher(object session):
     return dispatcher
 
 
+def detach(session):
+    """Drops what `run_hooked` attached to a hooked session, and with it the plans, which hold the raw session."""
+    session.__dict__.pop(_ATTACHED, None)
+
+
 def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
     """Runs one step of a hooked session of TensorFlow's own: `_HookedSession.run` while `fasthooks.patch` is in force.
 
@@ -232,8 +244,7 @@ def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
         dispatcher.cache.count_run()
         dispatcher.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
         return original(session, fetches, feed_dict, options, run_metadata)
-    if session.should_stop():
-        raise RuntimeError("Run called even after should_stop requested.")
+    check_may_run(session)
     return dispatcher.step(session, fetches, feed_dict)
 
 

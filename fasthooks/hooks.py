@@ -13,7 +13,9 @@ stand in `hook.__dict__`.
 import sys
 from typing import Any
 
+from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
+from tensorflow.python.training import monitored_session
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
 from fasthooks import _guard, _timer, _trigger
@@ -137,6 +139,26 @@ class SummarySaverHook(PerStepMethods, _trigger.SummarySaverTrigger, stock.Summa
         self._timer = _compiled(self._timer)
 
 
+class _Closing:
+    """Is asked right before a raw session is closed, in TensorFlow's monitored sessions and in ours.
+
+    TensorFlow tells hooks of a normal end only. But before the raw session is closed, for whatever reason, its
+    coordinator is joined, on the thread that closes, and asks each registered thread whether it still runs. This object
+    stands among those threads.
+    """
+
+    name = "fasthooks-closing"
+
+    def __init__(self, act):
+        self._act = act
+
+    def is_alive(self):
+        act, self._act = self._act, None
+        if act is not None:
+            act()
+        return False
+
+
 class CheckpointSaverHook(PerStepMethods, _trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):
     """Saves a checkpoint every N steps or seconds, at session creation and at the end.
 
@@ -150,17 +172,70 @@ class CheckpointSaverHook(PerStepMethods, _trigger.CheckpointSaverTrigger, stock
         graph's collection of savers must hold exactly one.
       listeners: CheckpointSaverListeners to call before and after each save.
       save_graph_def: Whether to write `graph.pbtxt` and a meta graph with each checkpoint.
+      save_on_error: Whether to save too when the session is closed because of an exception: what the variables hold
+        then, under the global step they hold, unless that step was saved before. The exception propagates unchanged; a
+        save that fails meanwhile is logged. Works in every session that is used in a `with` block, TensorFlow's too;
+        without one, nothing closes the session. AbortedError and UnavailableError do not save: sessions recover from
+        them to the last checkpoint.
 
     Raises:
       ValueError: Arguments that exclude each other were given, or none of them.
     """
 
+    # What the current session's coordinator asks when it is closed; None before and after.
+    _closing: Any = None
+
     def __init__(self, checkpoint_dir: Any, save_secs: Any = None, save_steps: Any = None, saver: Any = None,
                  checkpoint_basename: Any = "model.ckpt", scaffold: Any = None, listeners: Any = None,
-                 save_graph_def: Any = True) -> None:
+                 save_graph_def: Any = True, *, save_on_error: bool = False) -> None:
         super().__init__(checkpoint_dir, save_secs, save_steps, saver, checkpoint_basename, scaffold, listeners,
                          save_graph_def)
         self._timer = _compiled(self._timer)
+        self._save_on_error = save_on_error
+
+    def __getstate__(self):
+        # A copy takes no part in what the original does in a session.
+        return {name: value for name, value in vars(self).items() if name != "_closing"}
+
+    def after_create_session(self, session: Any, coord: Any) -> None:
+        """Writes the graph and the first checkpoint; see `tf.compat.v1.train.SessionRunHook`."""
+        if self._save_on_error:
+            self._watch_closing(session, coord)
+        super().after_create_session(session, coord)
+
+    def end(self, session: Any) -> None:
+        """Saves the last step, if it was not; see `tf.compat.v1.train.SessionRunHook`."""
+        super().end(session)
+        self._closing = None
+
+    def _watch_closing(self, session, coord):
+        # `coord` is None where somebody calls the hook by hand.
+        if coord is not None:
+            self._closing = _Closing(lambda: self._session_closes(session))
+            coord.register_thread(self._closing)
+
+    def _session_closes(self, session):
+        # `end` was not called, or it failed, if there is still somebody to ask.
+        error = sys.exc_info()[1]
+        closing, self._closing = self._closing, None
+        if (closing is None or error is None or not self._save_on_error
+                or isinstance(error, monitored_session._PREEMPTION_ERRORS)):
+            return
+        try:
+            step = session.run(self._global_step_tensor)
+            if self._is_unsaved(step):
+                logging.info("Saving the state after %s: %s", type(error).__name__, error)
+                self._save_now(session, step)
+        except Exception as failed:
+            logging.error("The state after %s could not be saved into %s: %s", type(error).__name__,
+                          self._checkpoint_dir, failed, exc_info=True)
+
+    def _save_now(self, session, step):
+        # Returns when the file is written.
+        return self._save(session, step)
+
+    def _is_unsaved(self, step):
+        return step != self._timer.last_triggered_step()
 
 
 class GlobalStepWaiterHook(PerStepMethods, _trigger.GlobalStepWaiterTrigger, stock.GlobalStepWaiterHook):
@@ -191,9 +266,8 @@ class ProfilerHook(PerStepMethods, _trigger.ProfilerTrigger, stock.ProfilerHook)
         self._timer = _compiled(self._timer)
 
 
-# Have no part in a step, or one that is the user's own function on every step: TensorFlow's classes as they are.
+# Has no part in a step: TensorFlow's class as it is.
 FinalOpsHook = stock.FinalOpsHook
-FeedFnHook = stock.FeedFnHook
 
 # TensorFlow's own hook objects are recognised by these classes.
 _TRIGGERS = {

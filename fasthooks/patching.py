@@ -1,8 +1,9 @@
 """Compiled steps for programs that never heard of fasthooks.
 
-One function is replaced, `_HookedSession.run`: every monitored session, every estimator and every hooked session that a
-framework builds by itself runs its steps through it. It is replaced on the class, so names that were imported before
-and sessions that exist already take part. What it does is the dispatcher's, as in our own sessions; see `session.py`.
+`_HookedSession.run` is replaced: every monitored session, every estimator and every hooked session that a framework
+builds by itself runs its steps through it. It is replaced on the class, so names that were imported before and sessions
+that exist already take part. What it does is the dispatcher's, as in our own sessions; see `session.py`.
+`_WrappedSession.close` is replaced beside it, to drop the plans: a closed session may be held for long.
 """
 
 import functools
@@ -19,22 +20,63 @@ from tensorflow.python.training import monitored_session
 from fasthooks import _chain, _guard, hooks, shapes
 from fasthooks import session as _session  # noqa: F401  tells the dispatcher how to find the triggers of hooks
 
-_HookedSession = monitored_session._HookedSession
-_NAME = f"{monitored_session.__name__}.{_HookedSession.__name__}.run"
-
 _lock = threading.RLock()
-_original: Any = None  # TensorFlow's own function; None: ours was never put in its place
-_installed = False  # ours stands on the class, or did until somebody put another there
-_active = False  # ours does something; else it passes on to the original
+_active = False  # our functions do something; else they pass on to the originals
 # Calls of `patch` that no `with` has taken over, and `with` blocks that are open.
 _standing = 0
 _entered = 0
 
 
-def _run(self, fetches, feed_dict=None, options=None, run_metadata=None):
+class _Replacement:
+    """A method of one of TensorFlow's classes and ours for it.
+
+    Args:
+      cls: The class.
+      function: Ours. It has the method's name and calls `original` of this object, or does what that does.
+    """
+
+    original: Any = None  # TensorFlow's own; None: ours was never put in its place
+    installed = False  # ours stands on the class, or did until somebody put another there
+
+    def __init__(self, cls, function):
+        self.cls = cls
+        self.function = function
+        self.method = function.__name__
+        self.name = f"{cls.__module__}.{cls.__qualname__}.{self.method}"
+
+    def install(self):
+        current = getattr(self.cls, self.method)
+        if _guard.is_defined_in(current, monitored_session):
+            self.original = current
+            functools.update_wrapper(self.function, current)
+            _guard.stand_in(self.function, current)
+            setattr(self.cls, self.method, self.function)
+            self.installed = True
+        elif not self.installed:
+            logging.warning("fasthooks.patch: another package has put %r in the place of %s; it stays.", current, self.name)
+
+    def restore(self):
+        if getattr(self.cls, self.method) is self.function:
+            setattr(self.cls, self.method, self.original)
+            self.installed = False
+
+
+def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
     if _active:
-        return _chain.run_hooked(self, fetches, feed_dict, options, run_metadata, _original)
-    return _original(self, fetches, feed_dict, options, run_metadata)
+        return _chain.run_hooked(self, fetches, feed_dict, options, run_metadata, _run.original)
+    return _run.original(self, fetches, feed_dict, options, run_metadata)
+
+
+def close(self):
+    try:
+        return _close.original(self)
+    finally:
+        _chain.detach(self)
+
+
+_run = _Replacement(monitored_session._HookedSession, run)
+_close = _Replacement(monitored_session._WrappedSession, close)
+_REPLACEMENTS = (_run, _close)
 
 
 @functools.cache
@@ -53,27 +95,18 @@ def _may_replace(version):
 
 
 def _install():
-    global _original, _installed, _active
-    if not _may_replace(tensorflow.__version__):
-        return
-    current = _HookedSession.run
-    if _guard.is_defined_in(current, monitored_session):
-        _original = current
-        functools.update_wrapper(_run, current)
-        _guard.stand_in(_run, current)
-        _HookedSession.run = _run
-        _installed = True
-    elif not _installed:
-        logging.warning("fasthooks.patch: another package has put %r in the place of %s; it stays.", current, _NAME)
-    _active = _installed
+    global _active
+    if _may_replace(tensorflow.__version__):
+        for replacement in _REPLACEMENTS:
+            replacement.install()
+        _active = _run.installed
 
 
 def _restore():
-    global _installed, _active
+    global _active
     _active = False
-    if _HookedSession.run is _run:
-        _HookedSession.run = _original
-        _installed = False
+    for replacement in _REPLACEMENTS:
+        replacement.restore()
 
 
 class Patch:
@@ -127,4 +160,4 @@ def unpatch() -> None:
 def patched() -> dict[str, Callable[..., Any]]:
     """Returns what is replaced now: a dict of qualified name to TensorFlow's own object; empty if nothing is."""
     with _lock:
-        return {_NAME: _original} if _active else {}
+        return {one.name: one.original for one in _REPLACEMENTS if one.installed} if _active else {}

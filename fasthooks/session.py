@@ -24,15 +24,18 @@ TensorFlow's own objects, but for the hooked one. What a step does, from `sessio
 
 import functools
 import inspect
+import os
 import types
 from typing import Any
 
 from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
+from tensorflow.python.training import basic_session_run_hooks, training_util
 from tensorflow.python.training import monitored_session as stock
-from tensorflow.python.training import training_util
+from tensorflow.python.util import tf_export
 
-from fasthooks import _chain, _slot, hooks
+from fasthooks import _chain, _guard, _slot, hooks
+from fasthooks.async_checkpoint import AsyncCheckpointSaverHook
 
 _SCHEDULINGS = ("auto", "pool", "inline")
 
@@ -58,9 +61,18 @@ class _MonitoredSession(_chain.SessionRunner):
         recoveries = 0
         _created = False
 
+        def __init__(self, session_creator, hooks, stop_grace_period_secs):
+            super().__init__(session_creator, hooks, stop_grace_period_secs)
+            warn_of_two_savers(hooks)
+
         def create_session(self):
-            sess = super().create_session()
-            sess._sess = _HookedSession(self.tf_sess, self._hooks, self.scheduling)
+            make = stock._MonitoredSession._CoordinatedSessionCreator.create_session
+            if _guard.is_defined_in(make, stock):
+                hooked = functools.partial(_HookedSession, scheduling=self.scheduling)
+                sess = _with_our_classes(make, _HookedSession=hooked)(self)
+            else:  # somebody's own, which may do anything
+                sess = super().create_session()
+                sess._sess = _HookedSession(self.tf_sess, self._hooks, self.scheduling)
             if self._created:
                 self.recoveries += 1
                 logging.info("fasthooks: the session was recovered (recovery %d) and goes on from global step %s.",
@@ -102,6 +114,20 @@ class _MonitoredSession(_chain.SessionRunner):
         if link is None:
             raise RuntimeError("The session is closed, or is being recovered.")
         return link.report()
+
+
+def warn_of_two_savers(hooks):
+    """Logs a warning for each directory into which more than one hook of a list saves checkpoints."""
+    savers: dict[str, dict[Any, str]] = {}
+    for number, hook in enumerate(hooks):
+        if isinstance(hook, basic_session_run_hooks.CheckpointSaverHook):
+            directory = os.path.abspath(os.fspath(hook._checkpoint_dir))
+            savers.setdefault(directory, {})[id(hook)] = f"{type(hook).__name__} (hooks[{number}])"
+    for directory, names in savers.items():
+        if len(names) > 1:
+            logging.warning("%s all save checkpoints into %s; each deletes and overwrites without knowing of the others. "
+                            "MonitoredTrainingSession adds one of its own unless save_checkpoint_secs=None and "
+                            "save_checkpoint_steps=None.", " and ".join(names.values()), directory)
 
 
 def _global_step(session):
@@ -163,24 +189,36 @@ class SingularMonitoredSession(_MonitoredSession, stock.SingularMonitoredSession
 def _with_our_classes(function, **ours):
     # TensorFlow's factory as it is in this release, seeing our classes where it names its own.
     names = {**function.__globals__, **ours}
-    return types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copied = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return copied
 
 
-def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", **kwargs: Any) -> MonitoredSession:
+# As TensorFlow exports it, whatever a framework has put in its place since.
+_stock_factory = tf_export.get_symbol_from_name("compat.v1.train.MonitoredTrainingSession")
+_stock_worker_factory = stock._create_monitored_session_with_worker_context
+
+
+def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", async_checkpoint: bool = False,
+                             **kwargs: Any) -> MonitoredSession:
     """Makes a MonitoredSession with the hooks that training usually wants, for a chief or a worker.
 
     Arguments, defaults and errors are those of `tf.compat.v1.train.MonitoredTrainingSession`; the default hooks are
-    ours. `scheduling` is passed on to MonitoredSession.
+    ours. `scheduling` is passed on to MonitoredSession. With `async_checkpoint` the default hook that saves checkpoints
+    is an AsyncCheckpointSaverHook.
     """
+    default_hooks = types.SimpleNamespace(**vars(hooks))
+    if async_checkpoint:
+        default_hooks.CheckpointSaverHook = AsyncCheckpointSaverHook
     ours = {
         "MonitoredSession": functools.partial(MonitoredSession, scheduling=scheduling),
-        "basic_session_run_hooks": hooks,
+        "basic_session_run_hooks": default_hooks,
     }
-    ours["_create_monitored_session_with_worker_context"] = _with_our_classes(
-        stock._create_monitored_session_with_worker_context, **ours)
-    return _with_our_classes(stock.MonitoredTrainingSession, **ours)(*args, **kwargs)
+    ours["_create_monitored_session_with_worker_context"] = _with_our_classes(_stock_worker_factory, **ours)
+    return _with_our_classes(_stock_factory, **ours)(*args, **kwargs)
 
 
 vars(MonitoredTrainingSession)["__signature__"] = inspect.Signature([
-    *inspect.signature(stock.MonitoredTrainingSession).parameters.values(),
-    inspect.Parameter("scheduling", inspect.Parameter.KEYWORD_ONLY, default="auto")])
+    *inspect.signature(_stock_factory).parameters.values(),
+    inspect.Parameter("scheduling", inspect.Parameter.KEYWORD_ONLY, default="auto"),
+    inspect.Parameter("async_checkpoint", inspect.Parameter.KEYWORD_ONLY, default=False)])

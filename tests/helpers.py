@@ -56,6 +56,8 @@ class Api:
             from wandb.integration.tensorflow import WandbHook
 
             return WandbHook
+        if name == "AsyncCheckpointSaverHook" and self.hooks is STOCK:
+            name = "CheckpointSaverHook"
         return getattr(self.sessions if name in SESSIONS else self.hooks, name)
 
 
@@ -215,6 +217,11 @@ def messages(record, level="INFO"):
     return [message for _, name, message in record.logs if name == level]
 
 
+def without_lines(record, pattern):
+    """Returns a record without the log lines in which a regular expression is found."""
+    return dataclasses.replace(record, logs=[line for line in record.logs if not re.search(pattern, line[2])])
+
+
 # Running a program
 
 
@@ -298,6 +305,18 @@ def build_model(increment=1, use_resource=True):
     with tf.control_dependencies([read, loss]):
         train = tf.group(step.assign_add(increment), weight.assign_add(1.0), name="train")
     return train, loss
+
+
+def usual_hooks(run, loss, last_step=10):
+    """Returns what training programs list: stock hooks, those that are periodic with a period of three steps."""
+    summary = v1.summary.scalar("cost", loss)
+    return [
+        run.api.StopAtStepHook(last_step=last_step),
+        run.api.StepCounterHook(every_n_steps=3, output_dir=run.dir),
+        run.api.LoggingTensorHook({"loss": loss}, every_n_iter=3),
+        run.api.NanTensorHook(loss),
+        run.api.SummarySaverHook(save_steps=3, output_dir=run.dir, summary_op=summary),
+    ]
 
 
 def quick_creator(run):

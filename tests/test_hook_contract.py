@@ -43,6 +43,7 @@ class History:
 
 # Name -> constructor arguments; every hook with a timer triggers every 3 steps.
 ARGUMENTS = {
+    "AsyncCheckpointSaverHook": lambda run: {"checkpoint_dir": run.dir, "save_steps": 3},
     "CheckpointSaverHook": lambda run: {"checkpoint_dir": run.dir, "save_steps": 3},
     "FeedFnHook": lambda run: {"feed_fn": feed},
     "FinalOpsHook": lambda run: {"final_ops": "loss:0"},
@@ -75,6 +76,7 @@ ATTRIBUTES = {
                          "_summary_writer": None, "_global_step_tensor": None, "_scaffold": None, "_timer": None},
     "WandbHook": {"_steps_per_log": 2},
 }
+ATTRIBUTES["AsyncCheckpointSaverHook"] = ATTRIBUTES["CheckpointSaverHook"]
 HOOKS = [name for name in fasthooks.__all__ if name != "SessionRunHook" and isinstance(getattr(fasthooks, name), type)
          and issubclass(getattr(fasthooks, name), v1.train.SessionRunHook)]
 # Those whose peer is TensorFlow's own class of the same name; wandb's hook asks for its summary on every run.
@@ -162,13 +164,16 @@ def stock_class(name):
         return getattr(STOCK, name)
     from wandb.integration.tensorflow import WandbHook
 
-    return {"WandbHook": WandbHook}[name]
+    return {"AsyncCheckpointSaverHook": STOCK.CheckpointSaverHook, "WandbHook": WandbHook}[name]
 
 
 @every_hook
 def test_signature(name):
     ours, theirs = [inspect.signature(cls) for cls in (getattr(fasthooks, name), stock_class(name))]
-    assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
+    # What is ours alone can only be given by name, and need not be.
+    extra = [p for p in ours.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert all(p.default is not p.empty for p in extra)
+    assert [(p.name, p.kind, p.default) for p in ours.parameters.values() if p not in extra] == [
         (p.name, p.kind, p.default) for p in theirs.parameters.values()]
 
 

@@ -4,6 +4,7 @@ Each program below runs on TensorFlow alone and in each mix, and `same_as_stock`
 event files, checkpoints and errors. The assertions that follow say what the right outcome is, lest both be wrong.
 """
 
+import itertools
 import os
 from unittest import mock
 
@@ -689,10 +690,11 @@ def test_a_hook_leaves_the_list_during_a_run(same_as_stock, first):
     def program(run):
         op, loss = build_model()
         cost = v1.summary.scalar("cost", loss)
+        number = itertools.count()
         makers = {
             "StepCounterHook": lambda: run.api.StepCounterHook(every_n_steps=5, output_dir=run.dir),
             "SummarySaverHook": lambda: run.api.SummarySaverHook(save_steps=4, output_dir=run.dir, summary_op=cost),
-            "CheckpointSaverHook": lambda: run.api.CheckpointSaverHook(run.dir, save_steps=6),
+            "CheckpointSaverHook": lambda: run.api.CheckpointSaverHook(os.path.join(run.dir, str(next(number))), save_steps=6),
             "StopAtStepHook": lambda: run.api.StopAtStepHook(last_step=15),
         }
 

@@ -18,17 +18,21 @@ from fasthooks import _plan, hooks, patching, shapes
 v1 = tf.compat.v1
 HookedSession = monitored_session._HookedSession
 NAME = "tensorflow.python.training.monitored_session._HookedSession.run"
+CLOSE_NAME = "tensorflow.python.training.monitored_session._WrappedSession.close"
+WrappedSession = monitored_session._WrappedSession
 STOCK_RUN = vars(HookedSession)["run"]
+STOCK_CLOSE = vars(WrappedSession)["close"]
 
 
 @pytest.fixture(autouse=True)
 def _put_back():
     """Each test begins and ends with TensorFlow's own function in its place."""
-    assert not fasthooks.patched() and HookedSession.run is STOCK_RUN
+    assert not fasthooks.patched() and HookedSession.run is STOCK_RUN and WrappedSession.close is STOCK_CLOSE
     yield
     fasthooks.unpatch()
-    HookedSession.run = STOCK_RUN
-    patching._installed = False
+    HookedSession.run, WrappedSession.close = STOCK_RUN, STOCK_CLOSE
+    for replacement in patching._REPLACEMENTS:
+        replacement.installed = False
     # A version that a test made up was judged for that test alone.
     patching._may_replace.cache_clear()
 
@@ -52,13 +56,17 @@ def planned_of(session, op, n=5):
 # Patching and undoing it
 
 
-def test_one_function_is_replaced_and_restored():
-    before = dict(vars(HookedSession))
+def test_what_is_replaced_is_told_and_restored():
+    classes = [value for value in vars(monitored_session).values() if isinstance(value, type)]
+    before = [dict(vars(cls)) for cls in classes]
     fasthooks.patch()
-    assert {name for name, value in vars(HookedSession).items() if before.get(name) is not value} == {"run"}
-    assert fasthooks.patched() == {NAME: STOCK_RUN}
+    changed = {
+        f"{cls.__module__}.{cls.__qualname__}.{name}": old[name]
+        for cls, old in zip(classes, before) for name, value in vars(cls).items() if old.get(name) is not value
+    }
+    assert fasthooks.patched() == changed == {NAME: STOCK_RUN, CLOSE_NAME: STOCK_CLOSE}
     fasthooks.unpatch()
-    assert HookedSession.run is STOCK_RUN and fasthooks.patched() == {}
+    assert [dict(vars(cls)) for cls in classes] == before and fasthooks.patched() == {}
 
 
 def test_the_replacement_looks_like_the_original():
@@ -194,7 +202,7 @@ def test_what_others_put_there_before_stays_and_is_called(session):
     HookedSession.run = theirs = wrapper_of(STOCK_RUN, calls)
     with captured_logs() as logs:
         fasthooks.patch()
-    assert HookedSession.run is theirs and fasthooks.patched() == {}
+    assert HookedSession.run is theirs and NAME not in fasthooks.patched()
     assert [message for _, level, message in logs if level == "WARNING" and NAME in message]
     assert planned_of(*session) == 0 and len(calls) == 5
     fasthooks.unpatch()
@@ -211,7 +219,7 @@ def test_what_others_put_over_ours_stays_and_ours_passes_on(session):
     assert HookedSession.run is theirs and fasthooks.patched() == {}
     assert planned_of(*session) == 0 and len(calls) == 10
     fasthooks.patch()  # ours is still beneath
-    assert HookedSession.run is theirs and fasthooks.patched() == {NAME: STOCK_RUN}
+    assert HookedSession.run is theirs and fasthooks.patched()[NAME] is STOCK_RUN
     assert planned_of(*session) == 5 and len(calls) == 15
     HookedSession.run = ours  # they undo theirs
     fasthooks.unpatch()

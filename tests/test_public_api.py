@@ -46,8 +46,18 @@ TENSORFLOWS = [
     "SecondOrStepTimer",
 ]
 OURS = [name for name in TENSORFLOWS if getattr(fh, name, None) is not getattr(tf.compat.v1.train, name)] + [
-    "WandbHook"
+    "AsyncCheckpointSaverHook",
+    "WandbHook",
 ]
+# Arguments beyond TensorFlow's.
+EXTRA = {
+    "AsyncCheckpointSaverHook": {"save_on_error", "when_busy"},
+    "CheckpointSaverHook": {"save_on_error"},
+    "FeedFnHook": {"prefetch"},
+    "MonitoredSession": {"scheduling"},
+    "MonitoredTrainingSession": {"scheduling", "async_checkpoint"},
+    "SingularMonitoredSession": {"scheduling"},
+}
 
 
 def run_python(program):
@@ -79,7 +89,7 @@ def test_arguments_are_tensorflows(name):
     if name == "WandbHook":
         from wandb.integration.tensorflow import WandbHook as stock
     else:
-        stock = getattr(tf.compat.v1.train, name)
+        stock = getattr(tf.compat.v1.train, name.removeprefix("Async"))
     ours = [
         parameter.replace(annotation=inspect.Parameter.empty)
         for parameter in inspect.signature(getattr(fh, name)).parameters.values()
@@ -88,10 +98,10 @@ def test_arguments_are_tensorflows(name):
     # What is ours alone can only be given by name.
     assert [one for one in ours if one.kind is not inspect.Parameter.KEYWORD_ONLY] == theirs
     extra = {one.name for one in ours} - {one.name for one in theirs}
-    assert extra == ({"scheduling"} if name.endswith("Session") else set())
+    assert extra == EXTRA.get(name, set())
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [*OURS, "aligned_copy", "aligned_empty"])
 def test_docstrings(name):
     documented = getattr(fh, name)
     text = documented.__doc__

@@ -37,9 +37,12 @@ def hooks(loss: Any, scaffold: fh.Scaffold) -> list[Any]:
         fh.SummarySaverHook(save_steps=10, output_dir="logs", summary_op=loss),
         fh.SummarySaverHook(save_secs=1.5, output_dir="logs", scaffold=scaffold),
         fh.CheckpointSaverHook("model", save_secs=600, listeners=[fh.CheckpointSaverListener()]),
+        fh.CheckpointSaverHook("model", save_steps=100, save_on_error=True),
+        fh.AsyncCheckpointSaverHook("model", save_steps=100, when_busy="skip", save_on_error=True),
         fh.GlobalStepWaiterHook(100),
         fh.FinalOpsHook(loss),
         fh.FeedFnHook(dict),
+        fh.FeedFnHook(dict, prefetch=2),
         fh.ProfilerHook(save_steps=1000, output_dir="profile", show_memory=True),
         fh.WandbHook(steps_per_log=100),
         PrintLoss(),
@@ -77,3 +80,7 @@ def time_it() -> bool:
     timer.update_last_triggered_step(1)
     assert_type(fh.__version__, str)
     return timer.should_trigger_for_step(4) or EvenSteps(every_secs=1.5).should_trigger_for_step(4)
+
+
+def batch() -> Any:
+    return fh.aligned_empty([2, 3], "float32"), fh.aligned_copy([1, 2])
