@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from tensorflow.python.training import training_util
 
 tf.disable_v2_behavior()
 
@@ -60,7 +61,9 @@ def main():
     log_likelihood = -tf.nn.sparse_softmax_cross_entropy_with_logits(labels=actions, logits=logits)
     loss = -tf.reduce_mean(log_likelihood * returns)
     episodes = tf.train.get_or_create_global_step()
-    train_op = tf.train.AdamOptimizer(0.02).minimize(loss, global_step=episodes)
+    # The hooks read the step before it grows; otherwise that would be left to chance.
+    with tf.control_dependencies([training_util._get_or_create_global_step_read()]):
+        train_op = tf.train.AdamOptimizer(0.02).minimize(loss, global_step=episodes)
 
     # Every run passes the hooks, also those that only choose an action: summaries of the loss cannot be left to them.
     hooks = [tf.train.CheckpointSaverHook(args.dir, save_steps=20), tf.train.StepCounterHook(50, output_dir=args.dir)]

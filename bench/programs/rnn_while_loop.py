@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from tensorflow.python.training import training_util
 
 tf.disable_v2_behavior()
 
@@ -66,7 +67,9 @@ def main():
     norm = tf.global_norm([gradient for gradient, _ in gradients])
     # Scales only gradients that are too large.
     clipped = [(tf.cond(norm > 1.0, lambda g=g: g / norm, lambda g=g: tf.identity(g)), v) for g, v in gradients]
-    train_op = optimizer.apply_gradients(clipped, global_step=global_step)
+    # The hooks read the step before it grows; otherwise that would be left to chance.
+    with tf.control_dependencies([training_util._get_or_create_global_step_read()]):
+        train_op = optimizer.apply_gradients(clipped, global_step=global_step)
 
     hooks = [
         tf.train.StopAtStepHook(last_step=args.steps),
