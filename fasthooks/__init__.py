@@ -36,6 +36,7 @@ from fasthooks.hooks import (
     StopAtStepHook,
     SummarySaverHook,
 )
+from fasthooks.interruption import SaveOnSignalHook
 from fasthooks.session import MonitoredSession, MonitoredTrainingSession, SingularMonitoredSession
 from fasthooks.wandb_hook import WandbHook
 
@@ -53,6 +54,7 @@ __all__ = [
     "NanLossDuringTrainingError",
     "NanTensorHook",
     "ProfilerHook",
+    "SaveOnSignalHook",
     "Scaffold",
     "SecondOrStepTimer",
     "SessionCreator",
