@@ -6,14 +6,16 @@ Python's `signal` module, makes the handler visible there, takes what the compil
 alone where another library has saved and restored Python's handlers meanwhile.
 """
 
+import _thread
 import os
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import errors, ops
 from tensorflow.python.lib.io import file_io
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
@@ -23,6 +25,9 @@ from tensorflow.python.training.session_run_hook import SessionRunHook
 from fasthooks import _guard, _interrupt
 from fasthooks.hooks import PerStepMethods
 
+_ERRORS = errors.OpError.__init__.__code__.co_filename
+# In the number of a signal: it is to be handled once more.
+_AGAIN = 128
 # What the signals did before; stays true of those whose handler could not be put back.
 _previous: dict[int, Any] = {}
 # Those of the open sessions, and the thread that serves them.
@@ -34,7 +39,13 @@ def _on_signal(number, frame):
     if _interrupt.note(number):
         return
     previous = _previous[number]
-    if callable(previous):
+    waker = _waker
+    if waker is not None:
+        waker.is_handled = True
+    if waker is not None and frame is not None and frame.f_code.co_filename == _ERRORS:
+        # C++ has TensorFlow make the error of the cancelled step, and would lose the handler's exception.
+        os.write(waker.pipe, bytes([_AGAIN | number]))
+    elif callable(previous):
         previous(number, frame)
     else:
         signal.signal(number, signal.SIG_DFL)
@@ -42,16 +53,9 @@ def _on_signal(number, frame):
 
 
 def _watch_all():
-    # Tells the compiled handler, and runs the thread while there is anything to watch.
-    global _waker
+    # Tells the compiled handler.
     watched = {number for watch in _watches for number in watch.numbers}
     _interrupt.watch(watched)
-    if watched and _waker is None:
-        _waker = _Waker()
-        _waker.start()
-    elif not watched and _waker is not None:
-        _waker, waker = None, _waker
-        waker.stop()
     return watched
 
 
@@ -64,15 +68,23 @@ class _Waker(threading.Thread):
 
     def __init__(self):
         super().__init__(name="SaveOnSignalHook", daemon=True)
+        self.is_handled = False     # the main thread has called `_on_signal`
         self.passed_on, self.pipe = os.pipe()
         os.set_blocking(self.pipe, False)
         _interrupt.wake_through(self.pipe)
 
     def run(self):
         while number := os.read(self.passed_on, 1)[0]:
-            if _previous[number] is signal.default_int_handler:
-                for watch in list(_watches):
-                    watch.cancel()
+            if number & _AGAIN:
+                time.sleep(0.001)
+                _thread.interrupt_main(number & ~_AGAIN)
+            elif _previous[number] is signal.default_int_handler:
+                # Python code is interrupted without that, and may go on to use its sessions.
+                time.sleep(0.2)
+                if not self.is_handled:
+                    for watch in list(_watches):
+                        watch.cancel()
+            self.is_handled = False
 
     def stop(self):
         _interrupt.wake_through(-1)
@@ -102,6 +114,10 @@ class _Watch:
 
     def start(self):
         """Begins to watch. Python lets only the main thread install a handler that is not there yet."""
+        global _waker
+        if _waker is None:
+            _waker = _Waker()
+            _waker.start()
         for number in self.numbers:
             if signal.getsignal(number) is not _on_signal:
                 _previous[number] = signal.signal(number, _on_signal)
@@ -111,6 +127,7 @@ class _Watch:
 
     def stop(self):
         """Ends it. The previous handler of a signal that no other session watches is put back."""
+        global _waker
         if self not in _watches:
             return
         self.hook.was_interrupted()
@@ -121,6 +138,10 @@ class _Watch:
             for number in self.numbers:
                 if number not in watched and signal.getsignal(number) is _on_signal:
                     signal.signal(number, _previous[number])
+        if not _watches:
+            # Last: a KeyboardInterrupt that it was asked for may come here.
+            _waker, waker = None, _waker
+            waker.stop()
 
     def is_alive(self):
         self.stop()
@@ -134,11 +155,9 @@ class _Watch:
 
 def _after_fork():
     # A child has none of the sessions, no such thread, and shares the pipe with its parent.
-    global _waker
     if _waker is not None:
         _interrupt.wake_through(-1)
-        _waker, waker = None, _waker
-        waker.close()
+        _waker.stop = _waker.close
     for watch in list(_watches):
         watch.stop()
 
@@ -237,7 +256,7 @@ class SaveOnSignalHook(PerStepMethods, _interrupt.InterruptTrigger, _Saving):
     is requested, so that the session ends as with any hook. `received` is the signal then, else None: a program that
     goes on after training can look at it. A second signal does at once what it did before the session: by default,
     SIGTERM ends the process and SIGINT raises KeyboardInterrupt, also while TensorFlow waits for input that does not
-    come; the session is closed for that. Signals that the process ignores stay ignored.
+    come; the session is closed for that then. Signals that the process ignores stay ignored.
 
     The previous handlers are back when the session is closed, after an error too. While a session is recovered there is
     nothing to save, and a signal does what it did before. Children of a fork have the previous handlers. Of several
