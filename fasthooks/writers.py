@@ -2,15 +2,20 @@
 
 A FileWriter hands events to a thread, which flushes them at first and then every two minutes. TensorFlow itself raises
 what that thread fails with when the next event is added or the file is flushed; a hook that does neither again hears
-nothing, a writer that failed drops the events of all later sessions without a word, and a file that was removed takes
-its events with it. Here the thread tells the hooks, whose next `after_run` or `end` raises. That costs a step nothing.
+nothing, and a writer that failed drops the events of all later sessions without a word. A disk that is full may not even
+make the thread fail, nor does a file that was removed: the native writer ignores errors of single writes. Here the
+thread looks at the file after each flush and tells the hooks, whose next `after_run` or `end` raises. That costs a step
+nothing.
 """
 
 import contextlib
+import os
 import weakref
 
 from tensorflow.python.framework import errors
-from tensorflow.python.lib.io import file_io
+
+# What a record has around an event: its length and two checksums.
+_FRAME = 16
 
 
 class _WatchedFile:
@@ -19,17 +24,31 @@ class _WatchedFile:
     def __init__(self, native):
         self._native = native
         self.hooks = []
+        # The file at the last flush, and how many bytes it must have; None: not known, or another kind of file system,
+        # which shows files when it likes.
+        self._name = None
+        self._size = 0
 
     def WriteEvent(self, event):
         with self._told():
             self._native.WriteEvent(event)
+            self._size += event.ByteSize() + _FRAME
 
     def Flush(self):
         with self._told():
             self._native.Flush()
-            name = self._native.FileName().decode()
-            if not file_io.file_exists_v2(name):
-                raise errors.NotFoundError(None, None, f"{name} was removed, and the events in it are lost")
+            name = self._native.FileName()
+            if "://" in name:
+                return
+            try:
+                size = os.stat(name).st_size
+            except FileNotFoundError:
+                raise errors.NotFoundError(None, None, f"{name} was removed, and the events in it are lost") from None
+            if name == self._name and size < self._size:
+                raise errors.DataLossError(
+                    None, None, f"{name} has {size} bytes of {self._size} that were written; the disk may be full")
+            self._name = name
+            self._size = size
 
     @contextlib.contextmanager
     def _told(self):
@@ -82,8 +101,12 @@ def watch(hook):
             event_writer.close()
         writer.reopen()
         worker = event_writer._worker
-    if not isinstance(worker._ev_writer, _WatchedFile):
+        worker._ev_writer = _WatchedFile(worker._ev_writer)  # it flushes its first event, and so knows the new file
+    elif event_writer._closed:  # by the caller, who is warned of that with each event
+        return
+    elif not isinstance(worker._ev_writer, _WatchedFile):
         worker._ev_writer = _WatchedFile(worker._ev_writer)
+        event_writer.flush()
     hooks = worker._ev_writer.hooks
     hooks[:] = [reference for reference in hooks if reference() not in (None, hook)] + [weakref.ref(hook)]
 

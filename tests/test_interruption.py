@@ -242,7 +242,8 @@ def test_a_second_sigint_raises(lib, tmp_path):
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    pytest.raises(KeyboardInterrupt, program)
+    with pytest.raises(KeyboardInterrupt):
+        program()
     assert not other.ended and os.listdir(tmp_path) == []
 
 
@@ -254,7 +255,8 @@ def test_a_second_signal_may_be_the_other_one(lib, tmp_path):
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
 
-    pytest.raises(KeyboardInterrupt, program)
+    with pytest.raises(KeyboardInterrupt):
+        program()
 
 
 def test_a_second_signal_calls_the_programs_handler(lib, tmp_path, term_handler):
@@ -297,7 +299,8 @@ def test_a_second_sigint_cancels_a_step_that_waits_for_input(lib, tmp_path):
             presser.start()
             session.run(step)
 
-    pytest.raises(KeyboardInterrupt, program)
+    with pytest.raises(KeyboardInterrupt):
+        program()
     presser.join()
 
 
@@ -318,7 +321,8 @@ def test_a_library_that_saves_and_restores_handlers(lib, tmp_path):
             save_and_restore()
             signal.raise_signal(signal.SIGINT)
 
-    pytest.raises(KeyboardInterrupt, program)
+    with pytest.raises(KeyboardInterrupt):
+        program()
 
 
 def test_a_handler_set_during_the_session_stays(lib, tmp_path):
@@ -359,7 +363,8 @@ def test_handlers_are_back_after_an_error_in_a_step(lib, tmp_path):
             assert signal.getsignal(signal.SIGTERM) is interruption._on_signal
             session.run(failing)
 
-    pytest.raises(tf.errors.InvalidArgumentError, program)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        program()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert os.listdir(tmp_path) == []
