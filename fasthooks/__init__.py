@@ -30,6 +30,7 @@ _NAMES = {
         "StopAtStepHook",
         "SummarySaverHook",
     ),
+    "fasthooks.interruption": ("SaveOnSignalHook",),
     "fasthooks.patching": ("patch", "patched", "unpatch"),
     "fasthooks.plain_session": ("accelerate",),
     "fasthooks.session": ("MonitoredSession", "MonitoredTrainingSession", "SingularMonitoredSession"),

@@ -106,7 +106,7 @@ class AsyncCheckpointSaverHook(hooks.CheckpointSaverHook):
             # TensorFlow does not listen to what listeners say of the first checkpoint.
             write.heeds_listeners = False
 
-    def end(self, session: Any) -> None:
+    def end(self, session: Any) -> None:  # type: ignore[override]
         """Waits for the checkpoint under way and saves the last step, if it was not."""
         self._deliver()
         step = session.run(self._global_step_tensor)

@@ -13,12 +13,13 @@ stand in `hook.__dict__`.
 import sys
 from typing import Any
 
+from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
-from fasthooks import _guard, _timer, _trigger
+from fasthooks import _guard, _timer, _trigger, writers
 
 
 class SecondOrStepTimer(_timer.Timer, stock.SecondOrStepTimer):
@@ -54,6 +55,20 @@ class PerStepMethods:
         return _trigger.after_run(self, run_context, run_values)
 
 
+class WriterMethods(PerStepMethods):
+    """Those of the hooks that write event files, whose writer's failures surface in them."""
+
+    def begin(self):
+        """Opens the writer; see `tf.compat.v1.train.SessionRunHook`."""
+        super().begin()  # type: ignore[misc]
+        writers.watch(self)
+
+    def end(self, session=None):
+        """Ends as TensorFlow's hook does, and raises what writing the events failed with."""
+        super().end(session)  # type: ignore[misc]
+        writers.settle(self)
+
+
 class StopAtStepHook(PerStepMethods, _trigger.StopAtStepTrigger, stock.StopAtStepHook):
     """Requests a stop at a global step.
 
@@ -68,7 +83,7 @@ class StopAtStepHook(PerStepMethods, _trigger.StopAtStepTrigger, stock.StopAtSte
     """
 
 
-class StepCounterHook(PerStepMethods, _trigger.StepCounterTrigger, stock.StepCounterHook):
+class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, stock.StepCounterHook):
     """Logs steps per second, and writes them as the summary `<global step>/sec`.
 
     Args:
@@ -116,7 +131,7 @@ class NanTensorHook(PerStepMethods, _trigger.NanTensorTrigger, stock.NanTensorHo
     """
 
 
-class SummarySaverHook(PerStepMethods, _trigger.SummarySaverTrigger, stock.SummarySaverHook):
+class SummarySaverHook(WriterMethods, _trigger.SummarySaverTrigger, stock.SummarySaverHook):
     """Writes summaries every N steps or seconds. Computes them only then.
 
     Args:
@@ -126,17 +141,45 @@ class SummarySaverHook(PerStepMethods, _trigger.SummarySaverTrigger, stock.Summa
       summary_writer: A FileWriter to use in place of one for `output_dir`.
       scaffold: A Scaffold that has the summary op.
       summary_op: The summary op, a string tensor or a list of them. Exactly one of this and `scaffold` must be given.
+      save_at_end: Whether to write a summary at the end too, unless that of the last step was written. It is computed
+        then, by a run of its own, from the variables as the last step left them and from the next input. Where that
+        cannot be (the input is used up, a placeholder is fed by the steps only, the summary needs other workers), it is
+        left out and one line logged.
 
     Raises:
       ValueError: Arguments that exclude each other were given, or none of them.
 
-    save_steps=10 over 25 steps that begin at 1 writes at 1, 11, 21.
+    save_steps=10 over 25 steps that begin at 1 writes at 1, 11, 21; with save_at_end also at 25.
     """
 
     def __init__(self, save_steps: Any = None, save_secs: Any = None, output_dir: Any = None,
-                 summary_writer: Any = None, scaffold: Any = None, summary_op: Any = None) -> None:
+                 summary_writer: Any = None, scaffold: Any = None, summary_op: Any = None, *,
+                 save_at_end: bool = False) -> None:
         super().__init__(save_steps, save_secs, output_dir, summary_writer, scaffold, summary_op)
         self._timer = _compiled(self._timer)
+        self._save_at_end = save_at_end
+
+    def end(self, session=None):
+        """Writes the last summary if that was asked for, and flushes the file."""
+        # Without a writer, a summary or a step there is nothing to write.
+        if self._save_at_end and self._summary_writer and self._get_summary_op() and self._next_step is not None:
+            self._write_last(session)
+        super().end(session)
+
+    def _write_last(self, session):
+        step = session.run(self._global_step_tensor)
+        if step == self._timer.last_triggered_step():
+            return
+        obstacle = _obstacle(self._get_summary_op())
+        if obstacle is None:
+            try:
+                for summary in session.run(self._get_summary_op()):
+                    self._summary_writer.add_summary(summary, step)
+                self._timer.update_last_triggered_step(step)
+            except errors.OutOfRangeError:
+                obstacle = "the input is used up"
+        if obstacle is not None:
+            logging.warning("The summary of the last step, %s, is not written: %s.", step, obstacle)
 
 
 class _Closing:
@@ -159,7 +202,28 @@ class _Closing:
         return False
 
 
-class CheckpointSaverHook(PerStepMethods, _trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):
+# Ops that wait for the same op of other workers, which do not run the last summary.
+_COLLECTIVES = ("Collective", "Nccl", "Horovod")
+
+
+def _obstacle(fetches):
+    """Returns why a run of these tensors alone, by one worker, cannot do; None if nothing speaks against it."""
+    waiting = [fetch.op for fetch in fetches]
+    seen = set()
+    while waiting:
+        op = waiting.pop()
+        if op in seen:
+            continue
+        seen.add(op)
+        if op.type == "Placeholder":
+            return f"it needs the placeholder {op.name}"
+        if op.type.startswith(_COLLECTIVES):
+            return f"{op.name} needs the other workers"
+        waiting.extend([*(tensor.op for tensor in op.inputs), *op.control_inputs])
+    return None
+
+
+class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):
     """Saves a checkpoint every N steps or seconds, at session creation and at the end.
 
     Args:
@@ -203,7 +267,7 @@ class CheckpointSaverHook(PerStepMethods, _trigger.CheckpointSaverTrigger, stock
             self._watch_closing(session, coord)
         super().after_create_session(session, coord)
 
-    def end(self, session: Any) -> None:
+    def end(self, session: Any) -> None:  # type: ignore[override]
         """Saves the last step, if it was not; see `tf.compat.v1.train.SessionRunHook`."""
         super().end(session)
         self._closing = None

@@ -57,6 +57,7 @@ EXTRA = {
     "MonitoredSession": {"scheduling"},
     "MonitoredTrainingSession": {"scheduling", "async_checkpoint"},
     "SingularMonitoredSession": {"scheduling"},
+    "SummarySaverHook": {"save_at_end"},
 }
 
 
@@ -101,7 +102,7 @@ def test_arguments_are_tensorflows(name):
     assert extra == EXTRA.get(name, set())
 
 
-@pytest.mark.parametrize("name", [*OURS, "aligned_copy", "aligned_empty"])
+@pytest.mark.parametrize("name", [*OURS, "SaveOnSignalHook", "aligned_copy", "aligned_empty"])
 def test_docstrings(name):
     documented = getattr(fh, name)
     text = documented.__doc__

@@ -1,0 +1,132 @@
+"""Failures of TensorFlow's background event writer, brought to the hooks that write through it.
+
+A FileWriter hands events to a thread, which flushes them at first and then every two minutes. TensorFlow itself raises
+what that thread fails with when the next event is added or the file is flushed; a hook that does neither again hears
+nothing, and a writer that failed drops the events of all later sessions without a word. A disk that is full may not even
+make the thread fail, nor does a file that was removed: the native writer ignores errors of single writes. Here the
+thread looks at the file after each flush and tells the hooks, whose next `after_run` or `end` raises. That costs a step
+nothing.
+"""
+
+import contextlib
+import os
+import weakref
+from typing import Any
+
+from tensorflow.python.framework import errors
+
+# What a record has around an event: its length and two checksums.
+_FRAME = 16
+
+
+class _WatchedFile:
+    """Stands for the native events writer in TensorFlow's writer thread."""
+
+    def __init__(self, native):
+        self._native = native
+        self.hooks = []
+        # The file at the last flush, and how many bytes it must have; None: not known, or another kind of file system,
+        # which shows files when it likes.
+        self._name = None
+        self._size = 0
+
+    def WriteEvent(self, event):
+        with self._told():
+            self._native.WriteEvent(event)
+            self._size += event.ByteSize() + _FRAME
+
+    def Flush(self):
+        with self._told():
+            self._native.Flush()
+            name = self._native.FileName()
+            if "://" in name:
+                return
+            try:
+                size = os.stat(name).st_size
+            except FileNotFoundError:
+                raise errors.NotFoundError(None, None, f"{name} was removed, and the events in it are lost") from None
+            if name == self._name and size < self._size:
+                raise errors.DataLossError(
+                    None, None, f"{name} has {size} bytes of {self._size} that were written; the disk may be full")
+            self._name = name
+            self._size = size
+
+    @contextlib.contextmanager
+    def _told(self):
+        try:
+            yield
+        except Exception as error:
+            for reference in self.hooks:
+                hook = reference()
+                if hook is not None:
+                    hook.after_run = _Failure(hook, error)
+            raise
+
+
+class _Failure:
+    """Set as `after_run` of a hook object, which is looked up anew on each step: raises once, then is gone."""
+
+    def __init__(self, hook, error):
+        self._hook = hook
+        self._error = error
+        self._replaced = vars(hook).get("after_run")
+
+    def __call__(self, run_context, run_values):
+        self.raise_once()
+
+    def raise_once(self):
+        self.withdraw()
+        raise self._error
+
+    def withdraw(self):
+        del self._hook.after_run
+        if self._replaced is not None:
+            self._hook.after_run = self._replaced
+
+
+def watch(hook):
+    """Lets failures of the thread behind `hook._summary_writer` surface in the hook, from its `begin` on.
+
+    Writers without such a thread are left alone. One that failed before is opened again, with a new file.
+    """
+    failure = _failure(hook)
+    if failure is not None:
+        failure.withdraw()
+    writer = hook._summary_writer
+    event_writer: Any = getattr(writer, "event_writer", None)
+    worker = getattr(event_writer, "_worker", None)
+    if worker is None:
+        return
+    if worker.failure_exc_info:
+        with contextlib.suppress(worker.failure_exc_info[0]):
+            event_writer.close()
+        writer.reopen()
+        worker = event_writer._worker
+        worker._ev_writer = _WatchedFile(worker._ev_writer)  # it flushes its first event, and so knows the new file
+    elif event_writer._closed:  # by the caller, who is warned of that with each event
+        return
+    elif not isinstance(worker._ev_writer, _WatchedFile):
+        worker._ev_writer = _WatchedFile(worker._ev_writer)
+        event_writer.flush()
+    hooks = worker._ev_writer.hooks
+    hooks[:] = [reference for reference in hooks if reference() not in (None, hook)] + [weakref.ref(hook)]
+
+
+def settle(hook):
+    """Raises the failure that the hook has not raised yet, after all events were written; for its `end`."""
+    event_writer: Any = getattr(hook._summary_writer, "event_writer", None)
+    if isinstance(getattr(getattr(event_writer, "_worker", None), "_ev_writer", None), _WatchedFile):
+        failure = _failure(hook)
+        if failure is not None:
+            failure.raise_once()
+        try:
+            event_writer.flush()
+        finally:
+            failure = _failure(hook)
+            if failure is not None:
+                failure.withdraw()
+
+
+def _failure(hook):
+    found = vars(hook).get("after_run")
+    return found if isinstance(found, _Failure) else None
