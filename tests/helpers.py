@@ -69,7 +69,6 @@ MIXES = {
     "our_session-tf_hooks": Api(fasthooks, STOCK),
     "our_session-our_hooks": Api(fasthooks, fasthooks),
     "patched_session-tf_hooks": Api(STOCK, STOCK, patched=True),
-    "patched_session-our_hooks": Api(STOCK, fasthooks, patched=True),
 }
 
 
