@@ -77,7 +77,7 @@ class _Waker(threading.Thread):
         while number := os.read(self.passed_on, 1)[0]:
             if number & _AGAIN:
                 time.sleep(0.001)
-                _thread.interrupt_main(number & ~_AGAIN)
+                _thread.interrupt_main(signal.Signals(number & ~_AGAIN))
             elif _previous[number] is signal.default_int_handler:
                 # Python code is interrupted without that, and may go on to use its sessions.
                 time.sleep(0.2)
@@ -167,6 +167,13 @@ os.register_at_fork(after_in_child=_after_fork)
 
 class _Saving(SessionRunHook):
     """What SaveOnSignalHook does; on a step, only once a signal was noted."""
+
+    _signals: Any
+    _saver_hook: Any
+    _checkpoint_dir: Any
+    received: Any
+    look_for: Any
+    was_interrupted: Any
 
     def begin(self):
         if threading.current_thread() is not threading.main_thread():

@@ -11,6 +11,7 @@ nothing.
 import contextlib
 import os
 import weakref
+from typing import Any
 
 from tensorflow.python.framework import errors
 
@@ -92,7 +93,7 @@ def watch(hook):
     if failure is not None:
         failure.withdraw()
     writer = hook._summary_writer
-    event_writer = getattr(writer, "event_writer", None)
+    event_writer: Any = getattr(writer, "event_writer", None)
     worker = getattr(event_writer, "_worker", None)
     if worker is None:
         return
@@ -113,7 +114,7 @@ def watch(hook):
 
 def settle(hook):
     """Raises the failure that the hook has not raised yet, after all events were written; for its `end`."""
-    event_writer = getattr(hook._summary_writer, "event_writer", None)
+    event_writer: Any = getattr(hook._summary_writer, "event_writer", None)
     if isinstance(getattr(getattr(event_writer, "_worker", None), "_ev_writer", None), _WatchedFile):
         failure = _failure(hook)
         if failure is not None:

@@ -1,5 +1,6 @@
 """A program that uses the public API, for the type checker alone: `test_public_api.py` runs mypy over it."""
 
+import signal
 from typing import Any, Literal
 
 from typing_extensions import assert_type
@@ -37,6 +38,8 @@ def hooks(loss: Any, scaffold: fh.Scaffold) -> list[Any]:
         fh.SummarySaverHook(save_steps=10, output_dir="logs", summary_op=loss),
         fh.SummarySaverHook(save_secs=1.5, output_dir="logs", scaffold=scaffold),
         fh.CheckpointSaverHook("model", save_secs=600, listeners=[fh.CheckpointSaverListener()]),
+        fh.SummarySaverHook(save_steps=10, output_dir="logs", summary_op=loss, save_at_end=True),
+        fh.SaveOnSignalHook("model", signals=[signal.SIGTERM]),
         fh.GlobalStepWaiterHook(100),
         fh.FinalOpsHook(loss),
         fh.FeedFnHook(dict),
