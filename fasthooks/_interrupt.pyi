@@ -1,6 +1,7 @@
 """The signal that asked for a stop: noted by the process's signal handler. What Python can see of it."""
 
 from collections.abc import Collection
+from typing import Any
 
 from fasthooks._trigger import HookTrigger
 
@@ -11,6 +12,6 @@ def note(number: int) -> bool: ...
 
 class InterruptTrigger(HookTrigger):
     # The signal that stopped the hook's session; None: none did.
-    received: int | None
+    received: Any
     def look_for(self, numbers: Collection[int]) -> None: ...
     def was_interrupted(self) -> bool: ...

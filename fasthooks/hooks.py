@@ -55,7 +55,7 @@ class PerStepMethods:
         return _trigger.after_run(self, run_context, run_values)
 
 
-class WriterMethods(PerStepMethods):
+class WriterMethods(PerStepMethods, SessionRunHook):
     """Those of the hooks that write event files, whose writer's failures surface in them."""
 
     def begin(self):

@@ -168,6 +168,13 @@ os.register_at_fork(after_in_child=_after_fork)
 class _Saving(SessionRunHook):
     """What SaveOnSignalHook does; on a step, only once a signal was noted."""
 
+    _signals: Any
+    _saver_hook: Any
+    _checkpoint_dir: Any
+    received: Any
+    look_for: Any
+    was_interrupted: Any
+
     def begin(self):
         if threading.current_thread() is not threading.main_thread():
             raise ValueError("SaveOnSignalHook can only be used in the main thread: signals are handled there.")
@@ -178,7 +185,7 @@ class _Saving(SessionRunHook):
         self._global_step_tensor = training_util._get_or_create_global_step_read()
         if self._global_step_tensor is None:
             raise RuntimeError("Global step should be created to use SaveOnSignalHook.")
-        self.received: Any = None
+        self.received = None
         self._saved_step = None
 
     def after_create_session(self, session, coord):

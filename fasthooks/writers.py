@@ -108,8 +108,8 @@ def watch(hook):
     elif not isinstance(worker._ev_writer, _WatchedFile):
         worker._ev_writer = _WatchedFile(worker._ev_writer)
         event_writer.flush()
-    hooks = worker._ev_writer.hooks
-    hooks[:] = [reference for reference in hooks if reference() not in (None, hook)] + [weakref.ref(hook)]
+    told = worker._ev_writer.hooks
+    told[:] = [other for other in told if other() is not None and other() is not hook] + [weakref.ref(hook)]
 
 
 def settle(hook):

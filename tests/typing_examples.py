@@ -1,5 +1,6 @@
 """A program that uses the public API, for the type checker alone: `test_public_api.py` runs mypy over it."""
 
+import signal
 from typing import Any, Literal
 
 from typing_extensions import assert_type
@@ -39,6 +40,8 @@ def hooks(loss: Any, scaffold: fh.Scaffold) -> list[Any]:
         fh.CheckpointSaverHook("model", save_secs=600, listeners=[fh.CheckpointSaverListener()]),
         fh.CheckpointSaverHook("model", save_steps=100, save_on_error=True),
         fh.AsyncCheckpointSaverHook("model", save_steps=100, when_busy="skip", save_on_error=True),
+        fh.SummarySaverHook(save_steps=10, output_dir="logs", summary_op=loss, save_at_end=True),
+        fh.SaveOnSignalHook("model", signals=[signal.SIGTERM]),
         fh.GlobalStepWaiterHook(100),
         fh.FinalOpsHook(loss),
         fh.FeedFnHook(dict),
