@@ -1,18 +1,15 @@
 """Drop-in replacement for TensorFlow's monitored sessions and hooks with a compiled step path.
 
 Importing it does not import TensorFlow: that happens when a name is first used, so that `python -m fasthooks run` leaves
-it to the program when and with which environment TensorFlow is loaded.
+it to the program when and with which environment TensorFlow is loaded. For the same reason little else is imported.
 """
 
 import importlib as _importlib
 import importlib.util as _importlib_util
-from importlib.metadata import version as _version
 from typing import Any as _Any
 
 if _importlib_util.find_spec("tensorflow") is None:
     raise ImportError("fasthooks needs TensorFlow 2.15 to 2.21: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'")
-
-__version__ = _version("fasthooks")
 
 # Module -> public names that it gives. `__init__.pyi` tells the same to type checkers.
 _NAMES = {
@@ -55,6 +52,8 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> _Any:
     if name in _HOMES:
         value = getattr(_importlib.import_module(_HOMES[name]), name)
+    elif name == "__version__":
+        value = _importlib.import_module("importlib.metadata").version("fasthooks")
     elif f"{__name__}.{name}" in _NAMES:
         value = _importlib.import_module(f"{__name__}.{name}")
     else:

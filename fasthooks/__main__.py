@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # Command -> module that implements it. A command's module has a docstring whose first line is its help, and offers
 # `add_arguments(parser)` and `main(args) -> exit code`. It is imported to build the parser, so it imports TensorFlow
@@ -16,15 +16,15 @@ COMMANDS = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(names: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fasthooks",
         description="fasthooks runs TensorFlow's MonitoredSession and its hooks at the speed of TensorFlow's own runtime.",
         epilog="`python -m fasthooks COMMAND --help` explains a command.",
     )
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for name, module_name in COMMANDS.items():
-        module = importlib.import_module(module_name)
+    for name in names:
+        module = importlib.import_module(COMMANDS[name])
         description = (module.__doc__ or "").strip()
         command = commands.add_parser(
             name,
@@ -39,7 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that `argv` names and returns its exit code."""
-    args = build_parser().parse_args(argv)
+    if argv is None:
+        argv = sys.argv[1:]
+    # A program that is run has its own idea of what is imported before it.
+    args = build_parser(COMMANDS.keys() & argv[:1] or COMMANDS).parse_args(argv)
     return args.main(args)
 
 

@@ -196,8 +196,11 @@ cdef str _ATTACHED = "_fasthooks_attached"
 cdef class Attached:
     """Belongs to one of TensorFlow's own hooked sessions."""
 
-    cdef HookDispatcher dispatcher
+    cdef HookDispatcher dispatcher      # None in a copy
     cdef unsigned long long version     # of the session's `__dict__` when no method was last seen to be set in it
+
+    def __reduce__(self):
+        return Attached, ()
 
 
 cdef HookDispatcher attached_dispatcher(object session):
@@ -209,8 +212,10 @@ cdef HookDispatcher attached_dispatcher(object session):
     if type(session) is not _HookedSession or not _helpers_guard.intact() or not _wrapped_guard.intact():
         return None
     fields = session.__dict__
-    attached = fields.get(_ATTACHED)
-    if attached is None:
+    found = fields.get(_ATTACHED)
+    if type(found) is Attached:
+        attached = <Attached>found
+    else:
         attached = fields[_ATTACHED] = Attached.__new__(Attached)
         attached.dispatcher = HookDispatcher(session._sess, session._hooks, PlanCache(session._sess))
         _check_hooks(session._hooks)
@@ -221,15 +226,16 @@ cdef HookDispatcher attached_dispatcher(object session):
         attached.version = version
     dispatcher = attached.dispatcher
     # Programs replace the wrapped session and the hooks list.
-    if dispatcher.raw is not session._sess or dispatcher.hooks is not session._hooks:
-        cache = dispatcher.cache if dispatcher.raw is session._sess else PlanCache(session._sess)
+    if dispatcher is None or dispatcher.raw is not session._sess or dispatcher.hooks is not session._hooks:
+        same_raw = dispatcher is not None and dispatcher.raw is session._sess
+        cache = dispatcher.cache if same_raw else PlanCache(session._sess)
         dispatcher = attached.dispatcher = HookDispatcher(session._sess, session._hooks, cache)
     return dispatcher
 
 
 def detach(session):
     """Drops what `run_hooked` attached to a hooked session, and with it the plans, which hold the raw session."""
-    session.__dict__.pop(_ATTACHED, None)
+    getattr(session, "__dict__", {}).pop(_ATTACHED, None)
 
 
 def run_hooked(session, fetches, feed_dict, options, run_metadata, original):

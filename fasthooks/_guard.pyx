@@ -48,14 +48,25 @@ def original_of(function):
     return _stand_ins.get(id(function), (None, function))[1]
 
 
-def is_defined_in(function, module):
+def is_defined_in(function, module, name=None):
     """Whether `function` is a plain Python function, or a property with one, whose code stands in `module`'s file.
+
+    If `name` is given, that must be its qualified name.
 
     `functools.wraps` copies names and `__module__`, never the code, so a wrapper that was installed before fasthooks
     was imported does not pass for the original.
     """
     code = getattr(getattr(function, "fget", function), "__code__", None)
+    # Before Python 3.11, code knows the last part of its name only.
+    if name is not None and code is not None and getattr(code, "co_qualname", name) != name:
+        return False
     return code is not None and code.co_filename.rpartition(".")[0] == module.__file__.rpartition(".")[0]
+
+
+def is_own_method(cls, name, function, module):
+    """Whether `function` is what `module`'s file defines as the method `name` of `cls`, or of the base it has it from."""
+    owner = next((base for base in cls.__mro__ if name in base.__dict__), cls)
+    return is_defined_in(function, module, f"{owner.__qualname__}.{name}")
 
 
 cdef PyObject* instance_dict(PyObject* obj) noexcept:
@@ -110,7 +121,7 @@ cdef class ClassGuard:
         self.originals = {}
         for name in names:
             function = original_of(getattr(cls, name))
-            self.originals[name] = function if module is None or is_defined_in(function, module) else None
+            self.originals[name] = function if module is None or is_own_method(cls, name, function, module) else None
 
     cdef bint look(self) except -1:
         cdef ClassGuard base

@@ -30,6 +30,7 @@ cdef class Plan:
     cdef readonly int n_ops         # ops of the pruned graph; -1: not counted
     cdef Trial trial                # None once decided
     cdef unsigned long used         # number of the last run, among the runs of all plans
+    cdef unsigned char uses         # runs, counted to _MANY and halved now and then; see `PlanCache.admits`
     # Ops and tensors that the graph keeps from being fetched and fed, and how many there were when this was made.
     cdef set unfetchable, unfeedable
     cdef Py_ssize_t n_unfetchable, n_unfeedable
@@ -57,12 +58,18 @@ cdef class PlanCache:
     cdef readonly str scheduling    # as the user asked: "auto", "pool" or "inline"
     cdef readonly int capacity
     cdef dict plans                 # signature -> Plan or Refusal
+    cdef dict dropped               # hash of a signature whose entry was dropped -> how often it was wanted, as `uses`
+    cdef unsigned long turned_away  # how often a plan was wanted again and not made
     cdef str session_hazard         # why no plan of this session may run inline; "": nothing
     cdef readonly unsigned long made, evicted   # plans made and dropped so far
     cdef readonly unsigned long steps, planned      # runs of the session so far, and those of them that took a plan
     cdef readonly dict declined     # reason -> number of steps that went TensorFlow's way for it
     # A plan for these requests (the caller's first; None: fetches nothing), or None: take TensorFlow's way.
     cdef Plan find(self, list requests, object feed_dict)
+    # Whether a plan for this signature, which has no entry, should be made.
+    cdef bint admits(self, tuple signature) except -1
+    # The signature of the least recently used entry.
+    cdef tuple oldest(self)
     cdef object decline(self, str reason)
     # Each run of the session is counted once, here and in the totals of the process, and again if it takes a plan.
     cdef int count_run(self) except -1

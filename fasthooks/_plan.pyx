@@ -57,6 +57,11 @@ cdef int _MAX_DEPTH = 32
 # Before a plan settles on pool or inline: runs on the pool alone, and timed runs of each kind after that.
 cdef int _POOL_FIRST = 3
 cdef int _TIMED_RUNS = 5
+# How far uses are counted, how many dropped signatures are remembered for each plan kept, and after how many refusals
+# for each plan kept all counts are halved.
+cdef int _MANY = 15
+cdef int _REMEMBERED = 64
+cdef int _AGE = 16
 # Counts the runs of all plans: the plan with the smallest `used` is the least recently used one.
 cdef unsigned long _runs = 0
 # What all caches of this process counted together; see `totals`.
@@ -71,6 +76,7 @@ cdef class Refusal:
 
     cdef readonly str reason
     cdef unsigned long used     # as for a plan
+    cdef unsigned char uses
     cdef list alive     # keeps the objects alive whose `id` the signature holds
 
     def __init__(self, str reason, list alive):
@@ -281,6 +287,8 @@ cdef class Plan:
         global _runs
         _runs += 1
         self.used = _runs
+        if self.uses < _MANY:
+            self.uses += 1
         if trial is None:
             _owner = self.callable  # keeps the callable alive if the plan settles on another one meanwhile
             values = self.native_call(self.handle, feeds)
@@ -341,6 +349,7 @@ cdef class PlanCache:
         self.scheduling = scheduling
         self.capacity = capacity
         self.plans = {}
+        self.dropped = {}
         self.declined = {}
 
     def report(self):
@@ -389,6 +398,9 @@ cdef class PlanCache:
         signature = tuple(key)
         found = self.plans.get(signature)
         if found is None or (type(found) is Plan and not (<Plan>found).is_allowed()):
+            if found is None and not self.admits(signature):
+                self.decline("more kinds of run take turns than plans are kept")
+                return None
             try:
                 found = self.make(requests, list(feed_dict) if feed_dict else [])
                 (<Plan>found).used = _runs
@@ -405,19 +417,67 @@ cdef class PlanCache:
                 self.evict()
         if type(found) is Refusal:
             (<Refusal>found).used = _runs
+            if (<Refusal>found).uses < _MANY:
+                (<Refusal>found).uses += 1
             self.decline((<Refusal>found).reason)
             return None
         return found
 
     def evict(self):
         """Drops the least recently used entry."""
-        cdef list entries = list(self.plans.items())
+        cdef tuple signature = self.oldest()
+        cdef object entry = self.plans.pop(signature, None)
         global _evicted
-        oldest = min([((<Plan>entry).used if type(entry) is Plan else (<Refusal>entry).used, place)
-                      for place, (_, entry) in enumerate(entries)])[1]
-        if self.plans.pop(entries[oldest][0], None) is not None:
+        if entry is not None:
             self.evicted += 1
             _evicted += 1
+            self.dropped[hash(signature)] = (<Plan>entry).uses if type(entry) is Plan else (<Refusal>entry).uses
+            while len(self.dropped) > self.capacity * _REMEMBERED:
+                self.dropped.pop(next(iter(self.dropped)), None)
+
+    cdef tuple oldest(self):
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef Py_ssize_t at = 0
+        cdef unsigned long used, least = 0
+        cdef object found = None
+        while PyDict_Next(self.plans, &at, &key, &value):
+            entry = <object>value
+            used = (<Plan>entry).used if type(entry) is Plan else (<Refusal>entry).used
+            if found is None or used < least:
+                least = used
+                found = <object>key
+        return found
+
+    cdef bint admits(self, tuple signature) except -1:
+        # TensorFlow keeps what it prepared for ever. Where more kinds of run take turns than plans are kept, dropping the
+        # oldest each time would mean to prepare every run anew: then a plan that was dropped is made again only when
+        # it is wanted more often than the one that would go.
+        cdef object key = hash(signature)
+        cdef object wanted = self.dropped.get(key)
+        cdef object victim
+        cdef int uses
+        if wanted is None or len(self.plans) < self.capacity:
+            return True
+        victim = self.plans.get(self.oldest())
+        uses = 0 if victim is None else (<Plan>victim).uses if type(victim) is Plan else (<Refusal>victim).uses
+        if wanted > uses + 1:
+            self.dropped.pop(key, None)
+            return True
+        self.dropped[key] = min(wanted + 1, _MANY)
+        self.turned_away += 1
+        if self.turned_away % (_AGE * self.capacity) == 0:
+            self.age()
+        return False
+
+    def age(self):
+        """Halves all counts of uses, so that what was wanted long ago gives way to what is wanted now."""
+        for entry in list(self.plans.values()):
+            if type(entry) is Plan:
+                (<Plan>entry).uses //= 2
+            else:
+                (<Refusal>entry).uses //= 2
+        self.dropped = {key: wanted // 2 for key, wanted in list(self.dropped.items())}
 
     def make(self, list requests, list feed_keys):
         """Makes a plan.

@@ -25,6 +25,7 @@ _active = False  # our functions do something; else they pass on to the original
 # Calls of `patch` that no `with` has taken over, and `with` blocks that are open.
 _standing = 0
 _entered = 0
+_unpatched = 0  # calls of `unpatch`
 
 
 class _Replacement:
@@ -46,7 +47,7 @@ class _Replacement:
 
     def install(self):
         current = getattr(self.cls, self.method)
-        if _guard.is_defined_in(current, monitored_session):
+        if _guard.is_own_method(self.cls, self.method, current, monitored_session):
             self.original = current
             functools.update_wrapper(self.function, current)
             _guard.stand_in(self.function, current)
@@ -112,10 +113,19 @@ def _restore():
 class Patch:
     """What `patch` returns: as a context manager, undoes it at the end of the block."""
 
+    _stands = True  # counted in `_standing`
+    _entries = 0  # blocks of this object that are counted in `_entered`
+    _generation = -1  # of these blocks: `unpatch` ends all that are older
+
     def __enter__(self) -> "Patch":
         global _standing, _entered
         with _lock:
-            _standing = max(_standing - 1, 0)
+            if self._generation != _unpatched:
+                self._entries, self._generation = 0, _unpatched
+            if self._stands:
+                self._stands = False
+                _standing = max(_standing - 1, 0)
+            self._entries += 1
             _entered += 1
             _install()
         return self
@@ -124,9 +134,11 @@ class Patch:
                  traceback: types.TracebackType | None) -> None:
         global _entered
         with _lock:
-            _entered = max(_entered - 1, 0)
-            if not _standing and not _entered:
-                _restore()
+            if self._generation == _unpatched and self._entries:
+                self._entries -= 1
+                _entered -= 1
+                if not _standing and not _entered:
+                    _restore()
 
 
 def patch() -> Patch:
@@ -151,9 +163,10 @@ def patch() -> Patch:
 
 def unpatch() -> None:
     """Undoes `patch`, open `with` blocks included. What somebody has put over ours since stays, ours then passes on."""
-    global _standing, _entered
+    global _standing, _entered, _unpatched
     with _lock:
         _standing = _entered = 0
+        _unpatched += 1
         _restore()
 
 

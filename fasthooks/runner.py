@@ -13,7 +13,9 @@ import atexit
 import builtins
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import io
+import marshal
 import os
 import pkgutil
 import runpy
@@ -28,9 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", action="store_true",
                         help="tell on stderr at the end how many steps ran, how many of them took a plan, what fell back "
                              "to TensorFlow's own way and why, and steps per second")
-    parser.add_argument("-m", dest="module", action="store_true", help="run a module, as `python -m`")
-    parser.add_argument("program", help="path of the script, or with -m the name of the module")
-    parser.add_argument("args", nargs=argparse.REMAINDER, help="arguments of the program")
+    # What follows the program is the program's, whatever it looks like.
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE [ARGS ...]",
+                        help="run a module, as `python -m`")
+    parser.add_argument("script", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGS ...]", help="run a script")
+    parser.set_defaults(usage_error=parser.error)
 
 
 class _PatchingLoader(importlib.abc.Loader):
@@ -46,11 +50,19 @@ class _PatchingLoader(importlib.abc.Loader):
     def exec_module(self, module):
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        sys.meta_path.remove(self._finder)
-        from fasthooks import _plan, patching
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
+        try:
+            from fasthooks import _plan, patching
 
-        patching.patch()
-        _plan.time_steps()
+            patching.patch()
+            _plan.time_steps()
+            _hide_our_frames()
+        except Exception as error:  # a package of that name that is another, or broken: the program's own affair
+            print(f"fasthooks: not patched: {type(error).__name__}: {error}", file=sys.stderr)
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
 
 
 class _PatchOnImport(importlib.abc.MetaPathFinder):
@@ -61,9 +73,20 @@ class _PatchOnImport(importlib.abc.MetaPathFinder):
             return None
         found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in found if spec is not None), None)
-        if spec is not None:
+        if spec is not None and spec.loader is not None:
             spec.loader = _PatchingLoader(spec.loader, self)
         return spec
+
+
+def _hide_our_frames():
+    # From the stacks that TensorFlow keeps for each op and shows in its errors, of this thread.
+    from tensorflow.python.util import tf_stack
+
+    class Filter(tf_stack.StackTraceFilter):
+        def get_filtered_filenames(self):
+            return frozenset([__file__, os.path.join(_PACKAGE, "__main__.py"), runpy.run_module.__code__.co_filename])
+
+    Filter().__enter__()
 
 
 def _run_script(path):
@@ -77,25 +100,31 @@ def _run_script(path):
     except OSError as error:
         print(f"{sys.executable}: can't open file {absolute!r}: [Errno {error.errno}] {error.strerror}", file=sys.stderr)
         sys.exit(2)
-    exec(compile(source, absolute, "exec", dont_inherit=True), vars(main))
+    if source.startswith(importlib.util.MAGIC_NUMBER):
+        code = marshal.loads(source[16:])
+    else:
+        code = compile(source, absolute, "exec", dont_inherit=True)
+    exec(code, vars(main))
 
 
 def _run(args):
     # As `python` does it; `__main__` is the program's own from here on, also for what outlives this function.
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     vars(main).update(__builtins__=builtins, __annotations__={})
-    sys.argv = [args.program, *args.args]
-    importable = not args.module and pkgutil.get_importer(args.program) is not None  # a directory or a zip file
-    if not args.module and not getattr(sys.flags, "safe_path", False):
-        location = args.program if importable else os.path.dirname(os.path.realpath(args.program))
-        sys.path[0] = os.path.join(os.getcwd(), location)
-    if args.module:
-        sys.argv[0] = "-m"
-        runpy._run_module_as_main(args.program)  # type: ignore[attr-defined]
-    elif importable:
+    if args.module is not None:
+        program, *rest = args.module + args.script
+        sys.argv = ["-m", *rest]
+        runpy._run_module_as_main(program)  # type: ignore[attr-defined]
+        return
+    sys.argv = args.script
+    program = args.script[0]
+    importable = pkgutil.get_importer(program) is not None  # a directory or a zip file
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path[0] = os.path.join(os.getcwd(), program if importable else os.path.dirname(os.path.realpath(program)))
+    if importable:
         runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
     else:
-        _run_script(args.program)
+        _run_script(program)
 
 
 def _is_ours(filename):
@@ -118,9 +147,14 @@ def _without_our_frames(traceback):
     return shown
 
 
-def _show_without_our_frames(error):
+def _own(error, name):
+    # Not through the error's class, which may have attributes of such names with a mind of their own.
+    return vars(BaseException)[name].__get__(error)
+
+
+def _show_without_our_frames():
     # The interpreter reports the error and ends the process, as it would; it is only to show other tracebacks.
-    excepthook = sys.excepthook
+    excepthook = getattr(sys, "excepthook", sys.__excepthook__)
 
     def show(kind, value, traceback):
         seen = set()
@@ -129,9 +163,9 @@ def _show_without_our_frames(error):
             one = waiting.pop()
             if one is not None and id(one) not in seen:
                 seen.add(id(one))
-                one.__traceback__ = _without_our_frames(one.__traceback__)
-                waiting += [one.__cause__, one.__context__]
-        excepthook(kind, value, value.__traceback__)
+                BaseException.with_traceback(one, _without_our_frames(_own(one, "__traceback__")))
+                waiting += [_own(one, "__cause__"), _own(one, "__context__")]
+        excepthook(kind, value, _own(value, "__traceback__"))
 
     sys.excepthook = show
 
@@ -155,13 +189,15 @@ def _print_report():
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code; what the program raises passes through."""
+    if not (args.module or args.script):
+        args.usage_error("a script, or -m and a module, is required")
     sys.meta_path.insert(0, _PatchOnImport())
     if args.report:
         # Registered first, so it is called last, whatever ends the program.
         atexit.register(_print_report)
     try:
         _run(args)
-    except BaseException as error:
-        _show_without_our_frames(error)
+    except BaseException:
+        _show_without_our_frames()
         raise
     return 0

@@ -25,9 +25,9 @@ class _WatchedFile:
     def __init__(self, native):
         self._native = native
         self.hooks = []
-        # The file at the last flush, and how many bytes it must have; None: not known, or another kind of file system,
-        # which shows files when it likes.
+        # The file at the last flush, where that is, and how many bytes it must have; None: not known.
         self._name = None
+        self._path = None
         self._size = 0
 
     def WriteEvent(self, event):
@@ -39,16 +39,19 @@ class _WatchedFile:
         with self._told():
             self._native.Flush()
             name = self._native.FileName()
-            if "://" in name:
-                return
+            if name != self._name:
+                # The directory that a relative name begins at may change later. Other file systems show files when they like.
+                path = os.path.abspath(name)
+                if "://" in name or not os.path.exists(path):
+                    return
+                self._name, self._path, self._size = name, path, 0
             try:
-                size = os.stat(name).st_size
+                size = os.stat(self._path).st_size
             except FileNotFoundError:
                 raise errors.NotFoundError(None, None, f"{name} was removed, and the events in it are lost") from None
-            if name == self._name and size < self._size:
+            if size < self._size:
                 raise errors.DataLossError(
                     None, None, f"{name} has {size} bytes of {self._size} that were written; the disk may be full")
-            self._name = name
             self._size = size
 
     @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """`patch`, `unpatch`, `patched`: what is replaced, for whom, and how it is undone."""
 
+import copy
 import functools
 import inspect
 import logging
@@ -148,6 +149,26 @@ def test_a_kept_patch_may_be_entered_again():
         assert not fasthooks.patched()
 
 
+def test_a_patch_object_claims_one_call_only():
+    fasthooks.patch()
+    patch = fasthooks.patch()
+    for _ in range(2):
+        with patch:
+            pass
+        assert fasthooks.patched()
+
+
+def test_a_block_from_before_unpatch_ends_nothing_later():
+    first, second = fasthooks.patch(), fasthooks.patch()
+    first.__enter__()
+    fasthooks.unpatch()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert fasthooks.patched()
+    second.__exit__(None, None, None)
+    assert not fasthooks.patched()
+
+
 def test_threads_patch_and_unpatch_while_others_step():
     stop = threading.Event()
     failures = []
@@ -207,6 +228,13 @@ def test_what_others_put_there_before_stays_and_is_called(session):
     assert planned_of(*session) == 0 and len(calls) == 5
     fasthooks.unpatch()
     assert HookedSession.run is theirs
+
+
+def test_another_function_of_tensorflows_own_file_is_not_the_original(session):
+    HookedSession.run = vars(WrappedSession)["run"]  # a way to leave the hooks out
+    fasthooks.patch()
+    assert HookedSession.run is vars(WrappedSession)["run"]
+    assert planned_of(*session) == 0
 
 
 def test_what_others_put_over_ours_stays_and_ours_passes_on(session):
@@ -315,6 +343,22 @@ def test_another_raw_session_or_hooks_list_is_taken_at_once(session):
         finally:
             hooked._sess.close()
             hooked._sess = raw
+
+
+def test_a_used_hooked_session_may_be_copied():
+    class Raw:
+        graph = sess_str = None
+
+        def run(self, fetches, **kwargs):
+            return {"caller": "result"}
+
+    with fasthooks.patch():
+        hooked = HookedSession(Raw(), [])
+        hooked.run(None)
+        for copied in (copy.copy(hooked), copy.deepcopy(hooked)):
+            assert copied.run(None) == "result"
+        hooked._fasthooks_attached = 3
+        assert hooked.run(None) == "result"
 
 
 def test_run_after_a_stop_raises_tensorflows_error():

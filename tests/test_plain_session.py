@@ -317,3 +317,32 @@ def test_what_is_no_session(value):
 def test_a_monitored_session_is_refused():
     with v1.train.MonitoredSession() as session, pytest.raises(TypeError, match="session must be"):
         fasthooks.accelerate(session)
+
+
+def test_more_kinds_of_run_take_turns_than_plans_are_kept():
+    x = v1.placeholder_with_default(1.0, [])
+    outputs = [x * i for i in range(100)]
+    with fasthooks.accelerate(v1.Session()) as session:
+        for _ in range(12):
+            assert [session.run(output) for output in outputs] == list(range(100))
+        report = session.report()
+        # Once each; nothing is prepared again and again. Most of what is kept is used.
+        assert report["plans_made"] == 100 and report["plans_evicted"] == 36
+        assert report["planned_steps"] > 1200 * 0.6
+        # What is new gets a plan at once, and so does, after a few runs, what was dropped and is now wanted.
+        new = x + 1
+        assert [session.run(new) for _ in range(3)] == [2, 2, 2]
+        assert session.report()["planned_steps"] == report["planned_steps"] + 3
+        before = session.report()["planned_steps"]
+        for _ in range(2000):
+            session.run(outputs[0])
+        assert session.report()["planned_steps"] > before + 500
+
+
+def test_kinds_of_run_that_do_not_come_again():
+    x = v1.placeholder_with_default(1.0, [])
+    outputs = [x * i for i in range(300)]
+    with fasthooks.accelerate(v1.Session()) as session:
+        assert [session.run(output) for output in outputs] == list(range(300))
+        report = session.report()
+        assert report["planned_steps"] == report["plans_made"] == 300 and len(report["plans"]) == 64

@@ -464,3 +464,17 @@ def test_wandb_sees_the_event_files(tmp_path, how):
     rows = [item.value_json for one in read_records(path) if one.HasField("history") for item in one.history.item
             if (item.key or "/".join(item.nested_key)).endswith("value")]
     assert [float(row) for row in rows] == [0.0, 2.0, 4.0]
+
+
+def test_a_relative_directory_may_be_left(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with tf.Graph().as_default():
+        op, loss = build_model()
+        hook = fasthooks.SummarySaverHook(save_steps=1, output_dir="logs", summary_op=v1.summary.scalar("cost", loss))
+        with fasthooks.MonitoredSession(hooks=[hook]) as session:
+            session.run(op)
+            (tmp_path / "elsewhere").mkdir()
+            monkeypatch.chdir(tmp_path / "elsewhere")
+            session.run(op)
+    v1.summary.FileWriterCache.clear()
+    assert len(list((tmp_path / "logs").iterdir())) == 1
