@@ -52,6 +52,7 @@ cdef extern from *:
     static int fh_take(int number, int ends) {
         struct sigaction action;
         if (sigaction(number, NULL, &action) < 0) return -1;
+        if (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN) return -1;      /* not Python's */
         if (action.sa_handler != fh_handle) {
             fh_python[number] = action.sa_handler;
             action.sa_handler = fh_handle;      /* the flags stay Python's: blocking calls are interrupted */

@@ -30,7 +30,7 @@ from tensorflow.python.framework import dtypes, errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import saver as saver_lib
 
-from fasthooks import feeds, hooks
+from fasthooks import feeds, hooks, writers
 
 _WHEN_BUSY = ("wait", "skip")
 # Ops that write a checkpoint, and how many of their inputs come before the tensors to save.
@@ -72,6 +72,7 @@ class AsyncCheckpointSaverHook(hooks.CheckpointSaverHook):
 
     # The write that is under way, or complete and not delivered yet. Set by `dict.setdefault`, so by one thread.
     _write: Any = None
+    _when_busy = "wait"
     # Whether a checkpoint that was due was skipped, or could not be written, and no other was saved since.
     _due = False
     # Whether a listener asked for a stop when nobody could be told.
@@ -94,6 +95,16 @@ class AsyncCheckpointSaverHook(hooks.CheckpointSaverHook):
             del state["after_run"]
         return {name: value for name, value in state.items() if name not in ("_write", "_known")}
 
+    def begin(self) -> None:
+        """Opens the writer; see `tf.compat.v1.train.SessionRunHook`."""
+        # A session before this one told in the log what could not be written; this one has its own checkpoints.
+        write = self.__dict__.pop("_write", None)
+        if write is not None:
+            write.wait()
+        _Delivery.remove(self)
+        self._due = self._stop = False
+        super().begin()
+
     def after_create_session(self, session: Any, coord: Any) -> None:
         """Writes the graph and begins the first checkpoint; see `tf.compat.v1.train.SessionRunHook`."""
         if not self._save_on_error:
@@ -108,13 +119,26 @@ class AsyncCheckpointSaverHook(hooks.CheckpointSaverHook):
 
     def end(self, session: Any) -> None:  # type: ignore[override]
         """Waits for the checkpoint under way and saves the last step, if it was not."""
-        self._deliver()
-        step = session.run(self._global_step_tensor)
-        if self._is_unsaved(step):
-            self._save_now(session, step)
+        try:
+            self._deliver()
+        except Exception:
+            # The last step is to be saved whatever became of the checkpoint before it.
+            try:
+                self._save_last(session)
+            except Exception as error:
+                logging.error("The last checkpoint in %s could not be written either: %s", self._checkpoint_dir, error)
+            raise
+        step = self._save_last(session)
         for listener in self._listeners:
             listener.end(session, step)
         self._closing = self._known = None
+        writers.settle(self)
+
+    def _save_last(self, session):
+        step = session.run(self._global_step_tensor)
+        if self._is_unsaved(step):
+            self._save_now(session, step)
+        return step
 
     def _session_closes(self, session):
         # In order: the file, what listeners are owed for it, the state after an error. The session is open until then.
@@ -161,12 +185,12 @@ class AsyncCheckpointSaverHook(hooks.CheckpointSaverHook):
         try:
             snapshot = reader.read()
             saver, path, with_graph = self._get_saver(), self._save_path, self._save_graph_def
-            part = _SnapshotSession(session, snapshot)
-            write.start(lambda: saver.save(part, path, global_step=step, write_meta_graph=with_graph),
-                        lambda: _Delivery.install(self))
+            part = session if snapshot is None else _SnapshotSession(session, snapshot)
+            begin = write.run if snapshot is None else write.start
+            begin(lambda: saver.save(part, path, global_step=step, write_meta_graph=with_graph),
+                  lambda: _Delivery.install(self))
         except BaseException:
-            write.undelivered.acquire()
-            del self._write
+            self.__dict__.pop("_write", None)
             write.done.set()
             raise
         self._due = False
@@ -189,11 +213,10 @@ class AsyncCheckpointSaverHook(hooks.CheckpointSaverHook):
         if write is None:
             return should_stop
         write.wait()
-        if not write.undelivered.acquire(blocking=False):
-            return should_stop
         # In this order: as long as there is this write, no other can be announced.
         _Delivery.remove(self)
-        del self._write
+        if self.__dict__.pop("_write", None) is not write:
+            return should_stop  # another thread delivers it
         if write.error is not None:
             self._due = True
             raise RuntimeError(f"The checkpoint {write.path} could not be written: {write.error}") from write.error
@@ -224,11 +247,10 @@ class _Write:
         self.heeds_listeners = True
         self.done = threading.Event()
         self._thread = None
-        self.undelivered = threading.Lock()  # held by the thread that delivers
 
     def start(self, save, announce):
         # Not a daemon: an interpreter that exits waits for the file.
-        thread = threading.Thread(target=self._run, args=(save, announce), name="fasthooks-checkpoint", daemon=False)
+        thread = threading.Thread(target=self.run, args=(save, announce), name="fasthooks-checkpoint", daemon=False)
         thread.start()
         self._thread = thread
 
@@ -237,7 +259,7 @@ class _Write:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, save, announce):
+    def run(self, save, announce):
         try:
             # The default graph is one per thread; without one the Saver takes this for an eager program.
             with self.session.graph.as_default():
@@ -359,7 +381,7 @@ class _Reader:
         return None
 
     def read(self):
-        """Returns a dict of tensor to value, all read in one run."""
+        """Returns a dict of tensor to value, all read in one run; None: a value could not be fed."""
         try:
             values = self._fetch()
         except errors.OpError:
@@ -371,6 +393,8 @@ class _Reader:
             # Strings are Python objects of the fetched array's own; scalars are NumPy's.
             if isinstance(value, np.ndarray) and not value.dtype.hasobject and not _never_changes(tensor):
                 value = feeds.aligned_copy(value)
+            if not tensor.shape.is_compatible_with(np.shape(value)):  # a variable assigned without validate_shape
+                return None
             snapshot[tensor] = value
             values[i] = None
         return snapshot

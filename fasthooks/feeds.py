@@ -147,7 +147,7 @@ class _Prefetcher:
     def __init__(self, feed_fn: Callable[[], Any], limit: int):
         self._feed_fn = feed_fn
         self._limit = limit
-        self._feeds: dict[str, _Feed] = {}
+        self._feeds: dict[Any, _Feed] = {}
         self._batches: collections.deque[tuple[Any, BaseException | None]] = collections.deque()
         self._changed = threading.Condition()  # guards all below, and the batches
         self._graph: Any = None
@@ -158,6 +158,11 @@ class _Prefetcher:
     def start(self, graph, coord):
         """Makes batches until `coord` or `stop` says to stop; takes a thread over that is still busy."""
         with self._changed:
+            if graph is not self._graph:
+                # What waits was made for the tensors of another graph.
+                self._batches.clear()
+                self._feeds = {}
+                self._failed = False
             self._graph = graph
             self._coord = weakref.ref(coord)
             if self._thread is None:
@@ -196,10 +201,12 @@ class _Prefetcher:
 
     def _work(self):
         while self._has_room():
-            batch = self._make()
+            graph = self._graph
+            batch = self._make(graph)
             with self._changed:
-                self._batches.append(batch)
-                self._failed = batch[1] is not None
+                if graph is self._graph:
+                    self._batches.append(batch)
+                    self._failed = batch[1] is not None
                 self._changed.notify_all()
             del batch
 
@@ -218,30 +225,28 @@ class _Prefetcher:
         coord = self._coord()
         return coord is None or coord.should_stop()
 
-    def _make(self):
+    def _make(self, graph):
         try:
-            with self._graph.as_default():
-                return self._own(self._feed_fn()), None
+            with graph.as_default():
+                return self._own(self._feed_fn(), graph), None
         except BaseException as error:
             return None, error
 
-    def _own(self, feeds):
+    def _own(self, feeds, graph):
         # `feed_fn` may use its arrays again: what is fed later must be a copy.
         if not isinstance(feeds, dict):
             return feeds
-        return {key: self._own_value(key, value) for key, value in feeds.items()}
+        return {key: self._own_value(key, value, graph) for key, value in feeds.items()}
 
-    def _own_value(self, key, value):
-        if not isinstance(key, (tensor_lib.Tensor, str)):
-            return value
+    def _own_value(self, key, value, graph):
         try:
-            tensor = self._graph.as_graph_element(key, allow_tensor=True, allow_operation=False)
-        except Exception:  # `Session.run` says what is wrong with the key
+            tensor = graph.as_graph_element(key, allow_tensor=True, allow_operation=False)
+        except Exception:  # a composite key, or `Session.run` says what is wrong with it
             return value
-        feed = self._feeds.get(tensor.name)
+        feed = self._feeds.get(tensor.ref())
         if feed is None:
             # Besides those that wait: one in the making, one in the step.
-            feed = self._feeds[tensor.name] = _Feed(tensor, self._limit + 2)
+            feed = self._feeds[tensor.ref()] = _Feed(tensor, self._limit + 2)
         return feed.own(value)
 
 
@@ -261,9 +266,9 @@ class FeedFnHook(stock.FeedFnHook):
     With `prefetch`: steps get the batches in the order in which `feed_fn` returned them. An exception of `feed_fn` is
     raised on the step that would have had its batch; `feed_fn` is not called again before the next run. After a recovery
     the waiting batches are used; that of the failed run is not repeated, as it is not without `prefetch`. Batches that
-    wait when the session ends are kept for the next session of the same hook. The thread ends with the session; a call of
-    `feed_fn` that does not return holds up `close` for the session's `stop_grace_period_secs`, and the interpreter's exit
-    not at all. `feed_fn` may change arrays that it returned earlier, but not what is in composite values
+    wait when the session ends are kept for the next session with the same hook and graph. The thread ends with the session;
+    a call of `feed_fn` that does not return holds up `close` for the session's `stop_grace_period_secs`, and the
+    interpreter's exit not at all. `feed_fn` may change arrays that it returned earlier, but not what is in composite values
     (`SparseTensorValue` and the like), which are fed as they are.
     """
 
@@ -281,7 +286,7 @@ class FeedFnHook(stock.FeedFnHook):
 
     def after_create_session(self, session, coord):
         """Begins to make batches, or goes on with it; see `tf.compat.v1.train.SessionRunHook`."""
-        if self._prefetch:
+        if self._prefetch and coord is not None:  # None: called by hand
             if self._prefetcher is None:
                 self._prefetcher = _Prefetcher(lambda: self.feed_fn(), self._prefetch)
             self._prefetcher.start(session.graph, coord)

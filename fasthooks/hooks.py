@@ -159,6 +159,8 @@ class SummarySaverHook(WriterMethods, _trigger.SummarySaverTrigger, stock.Summar
         self._timer = _compiled(self._timer)
         self._save_at_end = save_at_end
 
+    _save_at_end = False
+
     def end(self, session=None):
         """Writes the last summary if that was asked for, and flushes the file."""
         # Without a writer, a summary or a step there is nothing to write.
@@ -240,7 +242,7 @@ class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.
         then, under the global step they hold, unless that step was saved before. The exception propagates unchanged; a
         save that fails meanwhile is logged. Works in every session that is used in a `with` block, TensorFlow's too;
         without one, nothing closes the session. AbortedError and UnavailableError do not save: sessions recover from
-        them to the last checkpoint.
+        them to the last checkpoint. Nor does NanLossDuringTrainingError, whose state is not good.
 
     Raises:
       ValueError: Arguments that exclude each other were given, or none of them.
@@ -248,6 +250,7 @@ class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.
 
     # What the current session's coordinator asks when it is closed; None before and after.
     _closing: Any = None
+    _save_on_error = False
 
     def __init__(self, checkpoint_dir: Any, save_secs: Any = None, save_steps: Any = None, saver: Any = None,
                  checkpoint_basename: Any = "model.ckpt", scaffold: Any = None, listeners: Any = None,
@@ -282,8 +285,8 @@ class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.
         # `end` was not called, or it failed, if there is still somebody to ask.
         error = sys.exc_info()[1]
         closing, self._closing = self._closing, None
-        if (closing is None or error is None or not self._save_on_error
-                or isinstance(error, monitored_session._PREEMPTION_ERRORS)):
+        bad = (stock.NanLossDuringTrainingError, *monitored_session._PREEMPTION_ERRORS)
+        if closing is None or error is None or not self._save_on_error or isinstance(error, bad):
             return
         try:
             step = session.run(self._global_step_tensor)

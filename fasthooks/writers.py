@@ -14,6 +14,7 @@ import weakref
 from typing import Any
 
 from tensorflow.python.framework import errors
+from tensorflow.python.summary.writer import event_file_writer
 
 # What a record has around an event: its length and two checksums.
 _FRAME = 16
@@ -27,7 +28,7 @@ class _WatchedFile:
         self.hooks = []
         # The file at the last flush, where that is, and how many bytes it must have; None: not known.
         self._name = None
-        self._path = None
+        self._path = ""
         self._size = 0
 
     def WriteEvent(self, event):
@@ -82,9 +83,10 @@ class _Failure:
         raise self._error
 
     def withdraw(self):
-        del self._hook.after_run
-        if self._replaced is not None:
-            self._hook.after_run = self._replaced
+        if vars(self._hook).get("after_run") is self:
+            del self._hook.after_run
+            if self._replaced is not None:
+                self._hook.after_run = self._replaced
 
 
 def watch(hook):
@@ -95,11 +97,12 @@ def watch(hook):
     failure = _failure(hook)
     if failure is not None:
         failure.withdraw()
-    writer = hook._summary_writer
+    writer: Any = getattr(hook, "_summary_writer", None)
     event_writer: Any = getattr(writer, "event_writer", None)
-    worker = getattr(event_writer, "_worker", None)
-    if worker is None:
+    # Not writers of other libraries, and no mocks.
+    if not isinstance(event_writer, event_file_writer.EventFileWriter):
         return
+    worker = event_writer._worker
     if worker.failure_exc_info:
         with contextlib.suppress(worker.failure_exc_info[0]):
             event_writer.close()
@@ -117,7 +120,7 @@ def watch(hook):
 
 def settle(hook):
     """Raises the failure that the hook has not raised yet, after all events were written; for its `end`."""
-    event_writer: Any = getattr(hook._summary_writer, "event_writer", None)
+    event_writer: Any = getattr(getattr(hook, "_summary_writer", None), "event_writer", None)
     if isinstance(getattr(getattr(event_writer, "_worker", None), "_ev_writer", None), _WatchedFile):
         failure = _failure(hook)
         if failure is not None:

@@ -929,3 +929,38 @@ def test_save_steps_makes_no_second_full_run(tmp_path, increment):
         assert (report["steps"], report["planned_steps"]) == (40 // increment + 1, 40 // increment)
         assert [plan["fetches"] for plan in report["plans"] if not plan["targets"]] == [[hook._global_step_tensor.name]]
         assert steps_in(tmp_path / name) == ([0, 10, 20, 30, 40, 41] if increment == 1 else [0, 12, 24, 36, 42])
+
+
+def test_the_last_step_is_saved_though_the_write_before_it_failed(sessions, tmp_path):
+    saver_save = v1.train.Saver.save
+    tries = []
+
+    def save(self, session, path, global_step=None, **more):
+        tries.append(int(global_step))
+        if global_step == 3:
+            raise OSError("for once")
+        return saver_save(self, session, path, global_step=global_step, **more)
+
+    with tf.Graph().as_default():
+        op, _ = build_model()
+        hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=3)
+        with mock.patch.object(async_checkpoint._Delivery, "install"), mock.patch.object(async_checkpoint, "_stock_save", save), \
+                mock.patch.object(v1.train.Saver, "save", save):
+            with pytest.raises(RuntimeError, match=r"model\.ckpt-3 could not be written: for once"):
+                with sessions.MonitoredSession(hooks=[hook]) as session:
+                    for _ in range(5):
+                        session.run(op)
+    assert tries[-2:] == [3, 5]
+    assert tf.train.latest_checkpoint(str(tmp_path)).endswith("model.ckpt-5")
+
+
+def test_a_value_of_another_shape_than_declared_is_saved(sessions, tmp_path):
+    with tf.Graph().as_default():
+        step = v1.train.create_global_step()
+        variable = v1.get_variable("w", initializer=[1.0, 2.0], use_resource=False)
+        op = tf.group(step.assign_add(1), v1.assign(variable, [1.0, 2.0, 3.0], validate_shape=False))
+        hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=1)
+        with sessions.MonitoredSession(hooks=[hook]) as session:
+            for _ in range(3):
+                session.run(op)
+    assert tf.train.load_checkpoint(str(tmp_path)).get_tensor("w").tolist() == [1, 2, 3]

@@ -866,3 +866,13 @@ def test_bad_prefetch(prefetch, error, message):
 def test_prefetch_can_only_be_given_by_name():
     with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were given"):
         fasthooks.FeedFnHook(dict, 2)
+
+
+def test_another_graph_begins_anew():
+    hook = fasthooks.FeedFnHook(lambda: {"x:0": np.array([0.5, 1.5])}, prefetch=2)
+    for dtype, expected in ((tf.int32, [0, 1]), (tf.float32, [0.5, 1.5])):
+        with tf.Graph().as_default():
+            fed = tf.identity(v1.placeholder(dtype, [2], name="x"))
+            with fasthooks.MonitoredSession(hooks=[hook]) as session:
+                for _ in range(4):
+                    assert session.run(fed).tolist() == expected

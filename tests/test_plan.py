@@ -1229,6 +1229,8 @@ def test_eight_threads(mode):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, range(8))) == list(range(8))
     report = world.session.report()
-    assert report["planned_steps"] == report["steps"] == 8 * 120
+    # There are more kinds of run than plans are kept, and they take turns.
+    others = report["declined"].get("more kinds of run take turns than plans are kept", 0)
+    assert report["planned_steps"] + others == report["steps"] == 8 * 120
     assert len(report["plans"]) <= CAPACITY
     world.session.close()

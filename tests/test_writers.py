@@ -478,3 +478,17 @@ def test_a_relative_directory_may_be_left(tmp_path, monkeypatch):
             session.run(op)
     v1.summary.FileWriterCache.clear()
     assert len(list((tmp_path / "logs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("make", [mock.Mock, mock.MagicMock])
+def test_a_mocked_writer_sees_what_tensorflow_calls(make):
+    calls = {}
+    for api in (STOCK, fasthooks):
+        writer = make()
+        with tf.Graph().as_default():
+            op, _ = build_model()
+            with api.MonitoredSession(hooks=[api.StepCounterHook(every_n_steps=1, summary_writer=writer)]) as session:
+                for _ in range(3):
+                    session.run(op)
+        calls[api] = [call[0] for call in writer.mock_calls]
+    assert calls[fasthooks] == calls[STOCK] != []
