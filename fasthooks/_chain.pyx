@@ -19,7 +19,7 @@ from cpython.object cimport PyObject
 
 from fasthooks._dispatch cimport HookDispatcher
 from fasthooks._guard cimport HAVE_DICT_VERSIONS, ClassGuard, dict_version, own_version
-from fasthooks._plan cimport PlanCache
+from fasthooks._plan cimport PlanCache, count_unseen
 
 cdef extern from "Python.h":
     PyObject* Py_False
@@ -30,6 +30,7 @@ cdef type _CoordinatedSession = monitored_session._CoordinatedSession
 cdef type _Coordinator = coordinator_lib.Coordinator
 cdef type _Event = threading.Event
 
+cdef str _OPTIONS_GIVEN = "the caller gave options or run_metadata, or a method of the session was replaced"
 # Methods that the short way goes round.
 cdef tuple _link_methods = ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
                             "_raise_if_feeds_intersects", "raise_requested_exception")
@@ -80,6 +81,13 @@ cdef class Call:
         raise self.error
 
 
+cdef HookDispatcher renewed(HookDispatcher dispatcher, object raw, object hooks, str scheduling):
+    # The dispatcher, or a new one: programs replace the wrapped session and the hooks list.
+    if dispatcher is not None and dispatcher.raw is raw:
+        return dispatcher if dispatcher.hooks is hooks else HookDispatcher(raw, hooks, dispatcher.cache)
+    return HookDispatcher(raw, hooks, PlanCache(raw, scheduling))
+
+
 cdef int check_may_run(object session) except -1:
     # What TensorFlow's hooked session does before a step, and, to a stop flag that a program wrote, after it.
     if session.should_stop():
@@ -101,13 +109,11 @@ cdef class HookedSessionBase:
         self.dispatcher = HookDispatcher(sess, hooks, self.cache)
 
     cdef HookDispatcher current_dispatcher(self):
-        # Programs replace the wrapped session and the hooks list.
-        cdef HookDispatcher dispatcher = self.dispatcher
-        if dispatcher.raw is not self._sess or dispatcher.hooks is not self._hooks:
-            if dispatcher.raw is not self._sess:
-                self.cache = PlanCache(self._sess, self.scheduling)
+        cdef HookDispatcher dispatcher = renewed(self.dispatcher, self._sess, self._hooks, self.scheduling)
+        if dispatcher is not self.dispatcher:
+            self.cache = dispatcher.cache
             self.subsets = {}
-            dispatcher = self.dispatcher = HookDispatcher(self._sess, self._hooks, self.cache)
+            self.dispatcher = dispatcher
         return dispatcher
 
     cdef bint is_patched(self) except -1:
@@ -138,7 +144,7 @@ cdef class HookedSessionBase:
         dispatcher = self.current_dispatcher()
         if options is not None or run_metadata is not None or self.is_patched():
             self.cache.count_run()
-            self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
+            self.cache.decline(_OPTIONS_GIVEN)
             return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
         check_may_run(self)
         return dispatcher.step(self, fetches, feed_dict)
@@ -159,13 +165,12 @@ cdef class HookedSessionBase:
             if not any(hook is other for hook in chosen):
                 raise ValueError(f"hooks must be False or a list of hooks of this session; got {other!r}.")
         self.current_dispatcher()
-        if options is None and run_metadata is None and self.should_stop():
-            raise RuntimeError("Run called even after should_stop requested.")
         if options is not None or run_metadata is not None or self.is_patched():
             self.cache.count_run()
-            self.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
+            self.cache.decline(_OPTIONS_GIVEN)
             part = SubsetSession(self, chosen)
             return _HookedSession.run(part, fetches, feed_dict, options, run_metadata)
+        check_may_run(self)
         key = tuple([id(hook) for hook in chosen])
         known = self.subsets.get(key)
         if known is None:
@@ -196,7 +201,7 @@ cdef str _ATTACHED = "_fasthooks_attached"
 cdef class Attached:
     """Belongs to one of TensorFlow's own hooked sessions."""
 
-    cdef HookDispatcher dispatcher      # None in a copy
+    cdef HookDispatcher dispatcher      # None at first, and in a copy
     cdef unsigned long long version     # of the session's `__dict__` when no method was last seen to be set in it
 
     def __reduce__(self):
@@ -207,7 +212,6 @@ cdef HookDispatcher attached_dispatcher(object session):
     # The dispatcher of a hooked session of TensorFlow's own; None: something of it is not TensorFlow's.
     cdef dict fields
     cdef Attached attached
-    cdef HookDispatcher dispatcher
     cdef unsigned long long version
     if type(session) is not _HookedSession or not _helpers_guard.intact() or not _wrapped_guard.intact():
         return None
@@ -216,21 +220,15 @@ cdef HookDispatcher attached_dispatcher(object session):
     if type(found) is Attached:
         attached = <Attached>found
     else:
-        attached = fields[_ATTACHED] = Attached.__new__(Attached)
-        attached.dispatcher = HookDispatcher(session._sess, session._hooks, PlanCache(session._sess))
+        attached = fields[_ATTACHED] = Attached()
         _check_hooks(session._hooks)
     version = dict_version(<PyObject*>fields)
     if version != attached.version or version == 0:
         if _sets_method(fields):
             return None
         attached.version = version
-    dispatcher = attached.dispatcher
-    # Programs replace the wrapped session and the hooks list.
-    if dispatcher is None or dispatcher.raw is not session._sess or dispatcher.hooks is not session._hooks:
-        same_raw = dispatcher is not None and dispatcher.raw is session._sess
-        cache = dispatcher.cache if same_raw else PlanCache(session._sess)
-        dispatcher = attached.dispatcher = HookDispatcher(session._sess, session._hooks, cache)
-    return dispatcher
+    attached.dispatcher = renewed(attached.dispatcher, session._sess, session._hooks, "auto")
+    return attached.dispatcher
 
 
 def detach(session):
@@ -248,10 +246,13 @@ def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
     """
     cdef HookDispatcher dispatcher = attached_dispatcher(session)
     if dispatcher is None:
+        # A session of ours that calls TensorFlow's function has counted its run.
+        if not isinstance(session, (HookedSessionBase, SubsetSession)):
+            count_unseen("the hooked session is of a kind of its own, or a method of it was replaced")
         return original(session, fetches, feed_dict, options, run_metadata)
     if options is not None or run_metadata is not None:
         dispatcher.cache.count_run()
-        dispatcher.cache.decline("the caller gave options or run_metadata, or a method of the session was replaced")
+        dispatcher.cache.decline(_OPTIONS_GIVEN)
         return original(session, fetches, feed_dict, options, run_metadata)
     check_may_run(session)
     return dispatcher.step(session, fetches, feed_dict)

@@ -53,6 +53,10 @@ cdef class Trial:
     cdef list call(self, Plan plan, list feeds)
 
 
+# Counts, in the totals of the process alone, a run that no cache saw.
+cdef int count_unseen(str reason) except -1
+
+
 cdef class PlanCache:
     cdef readonly object session
     cdef readonly str scheduling    # as the user asked: "auto", "pool" or "inline"

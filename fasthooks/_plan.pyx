@@ -334,6 +334,22 @@ cdef class Trial:
         return values
 
 
+cdef int count_in_totals() except -1:
+    global _steps, _first_began, _last_began
+    _steps += 1
+    if _timing:
+        _last_began = time.perf_counter()
+        if _steps == 1:
+            _first_began = _last_began
+    return 0
+
+
+cdef int count_unseen(str reason) except -1:
+    count_in_totals()
+    _declined[reason] = _declined.get(reason, 0) + 1
+    return 0
+
+
 cdef class PlanCache:
     """The plans of one raw session, at most `capacity` of them; the least recently used one goes first.
 
@@ -363,14 +379,8 @@ cdef class PlanCache:
         _declined[reason] = _declined.get(reason, 0) + 1
 
     cdef int count_run(self) except -1:
-        global _steps, _first_began, _last_began
         self.steps += 1
-        _steps += 1
-        if _timing:
-            _last_began = time.perf_counter()
-            if _steps == 1:
-                _first_began = _last_began
-        return 0
+        return count_in_totals()
 
     cdef int count_planned(self) except -1:
         global _planned

@@ -56,7 +56,8 @@ class _PatchingLoader(importlib.abc.Loader):
             from fasthooks import _plan, patching
 
             patching.patch()
-            _plan.time_steps()
+            if self._finder.times_steps:
+                _plan.time_steps()
             _hide_our_frames()
         except Exception as error:  # a package of that name that is another, or broken: the program's own affair
             print(f"fasthooks: not patched: {type(error).__name__}: {error}", file=sys.stderr)
@@ -67,6 +68,9 @@ class _PatchingLoader(importlib.abc.Loader):
 
 class _PatchOnImport(importlib.abc.MetaPathFinder):
     # Patches when the program imports TensorFlow, not before: it may set environment variables that TensorFlow reads.
+
+    def __init__(self, times_steps):
+        self.times_steps = times_steps  # one reading of the clock a step, for the report
 
     def find_spec(self, name, path, target=None):
         if name != "tensorflow":
@@ -191,7 +195,7 @@ def main(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code; what the program raises passes through."""
     if not (args.module or args.script):
         args.usage_error("a script, or -m and a module, is required")
-    sys.meta_path.insert(0, _PatchOnImport())
+    sys.meta_path.insert(0, _PatchOnImport(args.report))
     if args.report:
         # Registered first, so it is called last, whatever ends the program.
         atexit.register(_print_report)

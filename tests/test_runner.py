@@ -210,6 +210,23 @@ def test_the_report_tells_what_fell_back_and_why(tmp_path):
     assert re.search(r"^fasthooks: 5 took TensorFlow's own way: the caller gave options", done.stderr, re.M)
 
 
+def test_the_clock_is_read_for_the_report_only(tmp_path):
+    tail = "\nfrom fasthooks import _plan\nprint(_plan.totals()['steps_per_sec'] is None)\n"
+    write(tmp_path, "program.py", TRAINING + tail)
+    for options, untimed in (([], True), (["--report"], False)):
+        assert run("fasthooks", *options, "program.py", "5", directory=tmp_path).stdout == f"end 5\n{untimed}\n"
+
+
+def test_the_report_counts_steps_of_sessions_that_were_changed(tmp_path):
+    write(tmp_path, "program.py", TRAINING.replace("session:\n", """session:
+    hooked = session._sess._sess._sess
+    hooked._call_hook_before_run = hooked._call_hook_before_run
+"""))
+    done = run("fasthooks", "--report", "program.py", "5", directory=tmp_path)
+    assert done.stdout == "end 5\n" and "fasthooks: 5 steps, 0 of them (0.0%) by a plan" in done.stderr
+    assert re.search(r"^fasthooks: 5 took TensorFlow's own way: the hooked session is of a kind", done.stderr, re.M)
+
+
 def test_the_report_comes_after_an_error_too(tmp_path):
     write(tmp_path, "program.py", TRAINING)
     done = run("fasthooks", "--report", "program.py", "30", "3", directory=tmp_path)
