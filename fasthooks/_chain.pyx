@@ -17,6 +17,7 @@ from fasthooks._dispatch import SubsetSession
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 
+from fasthooks._context cimport RunProtos, given_protos
 from fasthooks._dispatch cimport HookDispatcher
 from fasthooks._guard cimport HAVE_DICT_VERSIONS, ClassGuard, dict_version, own_version
 from fasthooks._plan cimport PlanCache, count_unseen
@@ -30,7 +31,7 @@ cdef type _CoordinatedSession = monitored_session._CoordinatedSession
 cdef type _Coordinator = coordinator_lib.Coordinator
 cdef type _Event = threading.Event
 
-cdef str _OPTIONS_GIVEN = "the caller gave options or run_metadata, or a method of the session was replaced"
+cdef str _REPLACED = "a method of the session was replaced"
 # Methods that the short way goes round.
 cdef tuple _link_methods = ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
                             "_raise_if_feeds_intersects", "raise_requested_exception")
@@ -88,6 +89,10 @@ cdef HookDispatcher renewed(HookDispatcher dispatcher, object raw, object hooks,
     return HookDispatcher(raw, hooks, PlanCache(raw, scheduling))
 
 
+cdef inline RunProtos protos_for(object options, object run_metadata):
+    return None if options is None and run_metadata is None else given_protos(options, run_metadata)
+
+
 cdef int check_may_run(object session) except -1:
     # What TensorFlow's hooked session does before a step, and, to a stop flag that a program wrote, after it.
     if session.should_stop():
@@ -124,7 +129,7 @@ cdef class HookedSessionBase:
         # One step with all hooks and no options of the caller's.
         if self._should_stop is not False or self._sess is None:
             check_may_run(self)
-        return self.current_dispatcher().step(self, fetches, feed_dict)
+        return self.current_dispatcher().step(self, fetches, feed_dict, None)
 
     def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs one step with the hooks; see `tf.compat.v1.Session.run`."""
@@ -142,12 +147,12 @@ cdef class HookedSessionBase:
         if hooks is not None:
             return self.run_subset(hooks, fetches, feed_dict, options, run_metadata)
         dispatcher = self.current_dispatcher()
-        if options is not None or run_metadata is not None or self.is_patched():
+        if self.is_patched():
             self.cache.count_run()
-            self.cache.decline(_OPTIONS_GIVEN)
+            self.cache.decline(_REPLACED)
             return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
         check_may_run(self)
-        return dispatcher.step(self, fetches, feed_dict)
+        return dispatcher.step(self, fetches, feed_dict, protos_for(options, run_metadata))
 
     def run_subset(self, hooks, fetches, feed_dict, options, run_metadata):
         """Runs one step that only some of the hooks see.
@@ -165,9 +170,9 @@ cdef class HookedSessionBase:
             if not any(hook is other for hook in chosen):
                 raise ValueError(f"hooks must be False or a list of hooks of this session; got {other!r}.")
         self.current_dispatcher()
-        if options is not None or run_metadata is not None or self.is_patched():
+        if self.is_patched():
             self.cache.count_run()
-            self.cache.decline(_OPTIONS_GIVEN)
+            self.cache.decline(_REPLACED)
             part = SubsetSession(self, chosen)
             return _HookedSession.run(part, fetches, feed_dict, options, run_metadata)
         check_may_run(self)
@@ -177,7 +182,7 @@ cdef class HookedSessionBase:
             if len(self.subsets) >= 16:
                 self.subsets = {}
             known = self.subsets[key] = HookDispatcher(self._sess, chosen, self.cache, True)
-        return (<HookDispatcher>known).step(self, fetches, feed_dict)
+        return (<HookDispatcher>known).step(self, fetches, feed_dict, protos_for(options, run_metadata))
 
     def close(self):
         """Closes the raw session and drops all plans."""
@@ -250,12 +255,8 @@ def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
         if not isinstance(session, (HookedSessionBase, SubsetSession)):
             count_unseen("the hooked session is of a kind of its own, or a method of it was replaced")
         return original(session, fetches, feed_dict, options, run_metadata)
-    if options is not None or run_metadata is not None:
-        dispatcher.cache.count_run()
-        dispatcher.cache.decline(_OPTIONS_GIVEN)
-        return original(session, fetches, feed_dict, options, run_metadata)
     check_may_run(session)
-    return dispatcher.step(session, fetches, feed_dict)
+    return dispatcher.step(session, fetches, feed_dict, protos_for(options, run_metadata))
 
 
 cdef class Chain:

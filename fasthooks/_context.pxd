@@ -11,9 +11,16 @@ cdef class RunContextBase:
 # The RunOptions and RunMetadata of one run, shared by all its hooks.
 cdef class RunProtos:
     cdef object run_options, run_metadata   # None: not looked at yet
+    cdef bytes data                 # what the run returned as metadata, serialized; None: nothing, or it was read
+    cdef bint wanted                # the caller or a hook gave options, or the caller wants metadata
     cdef object options(self)
     cdef object metadata(self)
+    # Takes note of the metadata of the run.
+    cdef int returned(self, bytes data) except -1
 
+
+# The protos of a run that was given at least one of these.
+cdef RunProtos given_protos(object options, object run_metadata)
 
 cdef RunContextBase new_context(object fetches, object feed_dict, object session)
 

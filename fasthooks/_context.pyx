@@ -59,7 +59,24 @@ cdef class RunProtos:
     cdef object metadata(self):
         if self.run_metadata is None:
             self.run_metadata = _RunMetadata()
+        if self.data is not None:
+            data, self.data = self.data, None
+            self.run_metadata.ParseFromString(data)
         return self.run_metadata
+
+    cdef int returned(self, bytes data) except -1:
+        self.data = data
+        if self.run_metadata is not None:   # the caller's, who looks at it without asking here
+            self.metadata()
+        return 0
+
+
+cdef RunProtos given_protos(object options, object run_metadata):
+    cdef RunProtos protos = RunProtos.__new__(RunProtos)
+    protos.run_options = options
+    protos.run_metadata = run_metadata
+    protos.wanted = True
+    return protos
 
 
 cdef object _resolved(object item, Py_ssize_t index):

@@ -25,18 +25,24 @@ cdef class HookDispatcher:
     cdef object hooks               # the caller's list, live
     cdef readonly PlanCache cache
     cdef bint subset                # `hooks` are not all hooks of the session
-    cdef bint needs_metadata        # runs of this session have metadata that a plan does not bring back
+    cdef bint needs_metadata        # runs of this session have metadata even if they were given no options ...
+    cdef bint reads_metadata        # ... and a hook in plain Python may read it
     cdef tuple slots                # a Slot for each hook of `hooks`; None: not looked at yet
     cdef bint regular               # only hooks that the compiled path treats rightly
     cdef list recent_quiet, recent_mixed    # PreparedSteps, last used first
     cdef tuple current_slots(self)
     cdef bint plannable(self) except -1
-    cdef object step(self, object session, object fetches, object feed_dict)
-    cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, object fetches, object feed_dict,
-                           Clock* clock)
+    cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos)
+    cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, bint acts, object fetches,
+                           object feed_dict, RunProtos protos, Clock* clock)
+    cdef object unplanned_step(self, object session, tuple slots, object fetches, object feed_dict, Clock* clock)
+    cdef object run_raw(self, object session, object raw, object slots, list acted, list requests, object feed_dict,
+                        RunContextBase context, RunProtos protos, Clock* clock)
     cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
-                       list values, RunContextBase context, RunProtos protos, Clock* clock)
+                       list mappings, list values, RunContextBase context, RunProtos protos, Clock* clock)
     cdef object read(self, object tensor)
-    cdef tuple run_alone(self, object fetches, object feed_dict)
+    cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos)
+    cdef dict feeds_for(self, PreparedStep prepared, object feed_dict, object fed)
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict)
+    cdef PreparedStep prepare_mixed(self, list requests, list acted, object feed_dict)
     cdef PreparedStep prepare(self, list recent, list requests, object feed_dict)

@@ -19,14 +19,16 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
 
-from fasthooks._context cimport RunContextBase, RunProtos, new_context, new_values
+from fasthooks._context cimport RunContextBase, RunProtos, given_protos, new_context, new_values
+from fasthooks._feed cimport feed_values, plain_dict
 from fasthooks._guard cimport ClassGuard, dict_version
 from fasthooks._plan cimport Plan, PlanCache
 from fasthooks._slot cimport Slot
-from fasthooks._structure cimport MappingTemplate, Template, TensorTemplate
+from fasthooks._structure cimport Leaf, MappingTemplate, Template, built, held
 from fasthooks._timer cimport ACT, QUIET, READ, Clock
 
 cdef object _RunOptions = config_pb2.RunOptions
+cdef object _RunMetadata = config_pb2.RunMetadata
 cdef object _HookedSession = monitored_session._HookedSession
 
 # Methods that a step does not call because it does what they do. Those of the hooked session are `_chain`'s to watch.
@@ -124,7 +126,7 @@ cdef class HookDispatcher:
         if self.raw_guard is not None:
             self.raw_fields = raw.__dict__
             config = raw._config
-            # A prepared run brings nothing back over the network, and not what these options ask for.
+            # Elsewhere a run without options has none.
             self.needs_metadata = bool(raw._target) or config.graph_options.build_cost_model > 0 or (
                 config.experimental.HasField("session_metadata"))
 
@@ -161,41 +163,56 @@ cdef class HookDispatcher:
         slots = tuple([known.get(id(hook)) or Slot(hook) for hook in hooks])
         # TensorFlow keeps requests in a dict keyed by the hook: equal or repeated hooks share one.
         self.regular = len({id(hook) for hook in hooks}) == len(hooks)
+        self.reads_metadata = False
         for slot in slots:
             cls = type(slot.hook)
             if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
                 self.regular = False
             # A hook in plain Python may read the metadata of the run.
             if self.needs_metadata and (<Slot>slot).trigger is None and (<Slot>slot).has_after:
-                self.regular = False
+                self.reads_metadata = True
         self.slots = slots
         return slots if self.regular else None
 
-    cdef object step(self, object session, object fetches, object feed_dict):
-        """Runs one step without options of the caller's; `session` is the hooked session that keeps the stop flag."""
+    cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos):
+        """Runs one step.
+
+        Args:
+          session: The hooked session that keeps the stop flag.
+          fetches: As `tf.compat.v1.Session.run`.
+          feed_dict: Likewise.
+          protos: The RunOptions and RunMetadata that the caller gave; None: neither.
+        """
         cdef tuple slots = self.current_slots() if self.plannable() else None
         cdef Py_ssize_t i, n, index
         cdef Clock clock
         cdef PreparedStep prepared
-        cdef list values, feeds
+        cdef list values, mappings
+        cdef dict feeds
         cdef PyObject* value
         self.cache.count_run()
-        if slots is None or fetches is None:
-            self.cache.decline("the raw session, the hooks or the fetches need TensorFlow's own loop")
+        if slots is None or fetches is None or (protos is not None and not _known_types(protos)):
+            self.cache.decline("the raw session, the hooks, the fetches or the options need TensorFlow's own loop")
             run = original_of(_HookedSession.run)
-            return run(SubsetSession(session, self.hooks) if self.subset else session, fetches, feed_dict)
+            if protos is None:
+                protos = RunProtos.__new__(RunProtos)
+            return run(SubsetSession(session, self.hooks) if self.subset else session, fetches, feed_dict,
+                       protos.run_options, protos.run_metadata)
         n = len(slots)
         clock.known = False
+        if protos is not None or self.reads_metadata:
+            return self.mixed_step(session, slots, 0, False, fetches, feed_dict, protos, &clock)
         for i in range(n):
             if (<Slot>PyTuple_GET_ITEM(slots, i)).before(&clock) != QUIET:
-                return self.mixed_step(session, slots, i, fetches, feed_dict, &clock)
-        prepared = self.prepare_quiet(slots, fetches, feed_dict)
-        feeds = None if prepared is None else prepared.plan.feed_values(feed_dict)
+                return self.mixed_step(session, slots, i, True, fetches, feed_dict, None, &clock)
+        fed = feed_dict if feed_dict is None or type(feed_dict) is dict else plain_dict(feed_dict)
+        prepared = self.prepare_quiet(slots, fetches, fed)
+        feeds = self.feeds_for(prepared, feed_dict, fed)
         if feeds is None:
-            if prepared is not None:
-                self.cache.decline("a fed value needs Session.run's own conversion or error")
-            return self.mixed_step(session, slots, n, fetches, feed_dict, &clock)
-        values = prepared.plan.call(feeds)
+            return self.unplanned_step(session, slots, fetches, feed_dict, &clock)
+        part = <Template>prepared.plan.parts[0]
+        mappings = held(part, fetches)
+        values = prepared.plan.call(feeds, self.cache.steps)
         self.cache.count_planned()
         clock.known = False
         i = 0
@@ -208,10 +225,26 @@ cdef class HookDispatcher:
                     break
                 i += 1
             else:
-                return (<Template>prepared.plan.parts[0]).build(values)
+                return built(part, values, mappings)
         context = new_context(fetches, feed_dict, self.raw)
-        self.finish(session, slots, i, [False] * n, prepared, values, context, None, &clock)
-        return (<Template>prepared.plan.parts[0]).build(values)
+        self.finish(session, slots, i, [False] * n, prepared, None, values, context, None, &clock)
+        return built(part, values, mappings)
+
+    cdef dict feeds_for(self, PreparedStep prepared, object feed_dict, object fed):
+        # What to feed to a prepared step; `fed` is `feed_dict` as a dict. None: TensorFlow's way, and it is counted why.
+        cdef dict feeds
+        if prepared is None:
+            self.cache.decline("fetches or feeds are of types that cannot be recognised again")
+        elif prepared.plan.refusal is not None:
+            self.cache.decline(prepared.plan.refusal)
+        elif fed is None and feed_dict is not None:
+            self.cache.decline(f"feed_dict has the type {type(feed_dict).__name__}")
+        else:
+            feeds = feed_values(prepared.plan.feeds, fed)
+            if feeds is not None:
+                return feeds
+            self.cache.decline("a fed value needs Session.run's own conversion or error")
+        return None
 
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict):
         cdef PreparedStep prepared
@@ -235,8 +268,15 @@ cdef class HookDispatcher:
             prepared.tensors = tensors
         return prepared
 
+    cdef PreparedStep prepare_mixed(self, list requests, list acted, object feed_dict):
+        cdef PreparedStep prepared
+        for prepared in self.recent_mixed:
+            if prepared.serves(requests, acted, feed_dict):
+                return prepared
+        return self.prepare(self.recent_mixed, requests, feed_dict)
+
     cdef PreparedStep prepare(self, list recent, list requests, object feed_dict):
-        # Finds the plan in the cache and remembers it with these requests; None: TensorFlow's way.
+        # Finds the plan in the cache and remembers it with these requests; None: there is none.
         cdef Plan plan = self.cache.find(requests, feed_dict)
         cdef PreparedStep prepared
         cdef Py_ssize_t i
@@ -253,10 +293,9 @@ cdef class HookDispatcher:
         _to_front(recent, prepared)
         return prepared
 
-    cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, object fetches, object feed_dict,
-                           Clock* clock):
-        # Hook number `first` has something to do before the run; those before it are quiet. If all are, no plan was found
-        # for the step.
+    cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, bint acts, object fetches,
+                           object feed_dict, RunProtos protos, Clock* clock):
+        # The hooks before number `first` are quiet; `acts`: that one has something to do before the run.
         cdef RunContextBase context = new_context(fetches, feed_dict, self.raw)
         cdef Py_ssize_t i, place
         cdef list requests = [fetches]
@@ -264,11 +303,10 @@ cdef class HookDispatcher:
         cdef object hooks = self.hooks
         cdef object active = slots
         cdef dict hook_feeds = None
-        cdef object options = None
+        cdef dict feeds = None
         cdef object user_feeds = feed_dict
         cdef PreparedStep prepared = None
-        cdef list values, feeds = None
-        cdef RunProtos protos
+        cdef list values, mappings
         cdef Slot slot
         for i in range(first):
             requests.append((<Slot>PyTuple_GET_ITEM(slots, i)).request)
@@ -285,8 +323,7 @@ cdef class HookDispatcher:
                     active = list(slots[:i])
                 (<list>active).append(slot)
             i += 1
-            # That of hook number `first` is known.
-            if i - 1 != first and slot.before(clock) == QUIET:
+            if not (acts and i - 1 == first) and slot.before(clock) == QUIET:
                 acted.append(False)
                 requests.append(slot.request)
                 continue
@@ -304,9 +341,10 @@ cdef class HookDispatcher:
                 hook_feeds.update(feed)
             asked = request.options
             if asked:
-                if options is None:
-                    options = _RunOptions()
-                session._merge_run_options(options, asked)
+                if protos is None:
+                    protos = RunProtos.__new__(RunProtos)
+                session._merge_run_options(protos.options(), asked)
+                protos.wanted = True
         if active is slots and len(acted) < len(slots):
             active = list(slots[:len(acted)])
         if hook_feeds:
@@ -319,40 +357,57 @@ cdef class HookDispatcher:
         raw = session._sess
         if raw is not self.raw or not self.plannable():
             self.cache.decline("a hook replaced or patched the raw session")
-        elif options is not None:
-            self.cache.decline("a hook asked for run options")
-        elif first < len(slots):
-            for prepared in self.recent_mixed:
-                if prepared.serves(requests, acted, user_feeds):
-                    break
-            else:
-                prepared = self.prepare(self.recent_mixed, requests, user_feeds)
-            if prepared is not None:
-                feeds = prepared.plan.feed_values(user_feeds)
-                if feeds is None:
-                    self.cache.decline("a fed value needs Session.run's own conversion or error")
+        elif protos is not None and protos.wanted and protos.options().debug_options.debug_tensor_watch_opts:
+            self.cache.decline("the options ask for TensorFlow's debugger")
+        else:
+            fed = user_feeds if user_feeds is None or type(user_feeds) is dict else plain_dict(user_feeds)
+            prepared = self.prepare_mixed(requests, acted, fed)
+            feeds = self.feeds_for(prepared, user_feeds, fed)
         if feeds is None:
-            protos = RunProtos.__new__(RunProtos)
-            protos.run_options = options
-            wanted = {"caller": fetches}
-            for i in range(len(active)):
-                if requests[i + 1] is not None:
-                    wanted[(<Slot>active[i]).hook] = requests[i + 1]
-            values = [raw.run(fetches=wanted, feed_dict=user_feeds, options=protos.options(),
-                              run_metadata=protos.metadata())]
-            clock.known = False
-            self.finish(session, active, 0, acted, None, values, context, protos, clock)
-            return (<dict>values[0])["caller"]
-        values = prepared.plan.call(feeds)
+            return self.run_raw(session, raw, active, acted, requests, user_feeds, context, protos, clock)
+        mappings = [None if part is None else held(part, request)
+                    for part, request in zip(prepared.plan.parts, requests)]
+        if protos is None and not self.needs_metadata:
+            values = prepared.plan.call(feeds, self.cache.steps)
+        else:
+            if protos is None:
+                protos = RunProtos.__new__(RunProtos)
+            values = _call_with(prepared.plan, feeds, protos)
         self.cache.count_planned()
         clock.known = False
-        self.finish(session, active, 0, acted, prepared, values, context, None, clock)
-        return (<Template>prepared.plan.parts[0]).build(values)
+        self.finish(session, active, 0, acted, prepared, mappings, values, context, protos, clock)
+        return built(prepared.plan.parts[0], values, mappings[0])
+
+    cdef object unplanned_step(self, object session, tuple slots, object fetches, object feed_dict, Clock* clock):
+        # A step on which all hooks are quiet and for which there is no plan.
+        cdef list requests = [fetches]
+        cdef Slot slot
+        for slot in slots:
+            requests.append(slot.request)
+        return self.run_raw(session, self.raw, slots, [False] * len(slots), requests, feed_dict,
+                            new_context(fetches, feed_dict, self.raw), None, clock)
+
+    cdef object run_raw(self, object session, object raw, object slots, list acted, list requests, object feed_dict,
+                        RunContextBase context, RunProtos protos, Clock* clock):
+        # The run of a step by `Session.run` itself, and what follows it.
+        cdef Py_ssize_t i
+        cdef dict wanted = {"caller": requests[0]}
+        for i in range(len(slots)):
+            if requests[i + 1] is not None:
+                wanted[(<Slot>slots[i]).hook] = requests[i + 1]
+        if protos is None:
+            protos = RunProtos.__new__(RunProtos)
+        outputs = raw.run(fetches=wanted, feed_dict=feed_dict, options=protos.options(),
+                          run_metadata=protos.metadata())
+        clock.known = False
+        self.finish(session, slots, 0, acted, None, None, [outputs], context, protos, clock)
+        return outputs["caller"]
 
     cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
-                       list values, RunContextBase context, RunProtos protos, Clock* clock):
+                       list mappings, list values, RunContextBase context, RunProtos protos, Clock* clock):
         # Calls `after_run` where there is something to do, from hook number `first` on. `values` are those of a plan,
-        # or, without one, what `Session.run` returned.
+        # or, without one, what `Session.run` returned. `mappings`: for each request what `held` gave; None: hooks that
+        # were called had no part in the run, so all requests of hooks are standing ones.
         cdef object hooks = self.hooks if self.subset else session._hooks
         cdef object results
         cdef Slot slot
@@ -386,7 +441,9 @@ cdef class HookDispatcher:
                     if decision == READ:
                         decision = slot.after_read(self.read(slot.tensor), clock)
                 if decision != QUIET and prepared is not None and prepared.plan.parts[place + 1] is not None:
-                    results = (<Template>prepared.plan.parts[place + 1]).build(values)
+                    part = <Template>prepared.plan.parts[place + 1]
+                    results = built(part, values, held(part, prepared.requests[place + 1]) if mappings is None
+                                    else mappings[place + 1])
             if decision != QUIET:
                 if protos is None:
                     protos = RunProtos.__new__(RunProtos)
@@ -401,41 +458,62 @@ cdef class HookDispatcher:
 
     cdef object read(self, object tensor):
         # The value of one tensor, by a run of its own, as a hook would ask the raw session for it.
-        cdef tuple result = self.run_alone(tensor, None) if self.plannable() else None
+        cdef tuple result = self.run_alone(tensor, None, None) if self.plannable() else None
         return self.raw.run(tensor) if result is None else result[0]
 
-    cdef tuple run_alone(self, object fetches, object feed_dict):
-        # Runs a plan that no hook has a part in; its result in a tuple, or None: there is no plan for this.
+    cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos):
+        # A run that no hook has a part in; its result in a tuple, or None: there is no plan for this.
         cdef PreparedStep prepared
-        cdef list feeds, requests = [fetches]
-        for prepared in self.recent_mixed:
-            if prepared.serves(requests, [], feed_dict):
-                break
-        else:
-            prepared = self.prepare(self.recent_mixed, requests, feed_dict)
-        if prepared is None:
-            return None
-        feeds = prepared.plan.feed_values(feed_dict)
+        cdef dict feeds
+        cdef list values, mappings
+        fed = feed_dict if feed_dict is None or type(feed_dict) is dict else plain_dict(feed_dict)
+        prepared = self.prepare_mixed([fetches], [], fed)
+        feeds = self.feeds_for(prepared, feed_dict, fed)
         if feeds is None:
-            self.cache.decline("a fed value needs Session.run's own conversion or error")
             return None
-        return ((<Template>prepared.plan.parts[0]).build(prepared.plan.call(feeds)),)
+        part = <Template>prepared.plan.parts[0]
+        mappings = held(part, fetches)
+        if protos is None:
+            values = prepared.plan.call(feeds, self.cache.steps)
+        else:
+            values = _call_with(prepared.plan, feeds, protos)
+        return (built(part, values, mappings),)
 
-    def run_plain(self, fetches, feed_dict):
+    def run_plain(self, fetches, feed_dict, options, run_metadata):
         """Runs a session that has no hooks.
 
         Returns:
           A tuple with the result; None if nothing was run, because this run has to go TensorFlow's way.
         """
+        cdef RunProtos protos = None
         cdef tuple result
         self.cache.count_run()
+        if options is not None or run_metadata is not None:
+            protos = given_protos(options, run_metadata)
+            if not _known_types(protos) or (options is not None and options.debug_options.debug_tensor_watch_opts):
+                self.cache.decline("the options ask for TensorFlow's debugger, or are no protos")
+                return None
         if fetches is None or not self.plannable():
             self.cache.decline("nothing is fetched, or a method of the session is patched")
             return None
-        result = self.run_alone(fetches, feed_dict)
+        result = self.run_alone(fetches, feed_dict, protos)
         if result is not None:
             self.cache.count_planned()
         return result
+
+
+cdef bint _known_types(RunProtos protos) except -1:
+    # Whether what the caller gave are the protos that a run takes.
+    return ((protos.run_options is None or type(protos.run_options) is _RunOptions)
+            and (protos.run_metadata is None or type(protos.run_metadata) is _RunMetadata))
+
+
+cdef list _call_with(Plan plan, dict feeds, RunProtos protos):
+    # A run with the options that were given or asked for, whose metadata the hooks or the caller may read.
+    options = protos.run_options
+    values, data = plan.call_with(feeds, None if options is None else options.SerializeToString())
+    protos.returned(data)
+    return values
 
 
 cdef int _to_front(list recent, PreparedStep prepared) except -1:
@@ -457,8 +535,8 @@ cdef Py_ssize_t _place(object slots, Py_ssize_t expected, object hook) except -2
 
 cdef Py_ssize_t _quiet_index(object part) except -2:
     # Where the value of the one tensor in a quiet request is.
-    if isinstance(part, TensorTemplate):
-        return (<TensorTemplate>part).index
+    if isinstance(part, Leaf):
+        return -1 if (<Leaf>part).indices is not None else (<Leaf>part).index
     if isinstance(part, MappingTemplate) and len((<MappingTemplate>part).items) == 1:
         return _quiet_index((<MappingTemplate>part).items[0])
     return -1

@@ -1,25 +1,46 @@
 """Fetch structures: recognised by the identity of their leaves, and filled with results."""
 
 
-# Where the results of one fetch structure come from.
+# One fetch structure, or a part of one.
 cdef class Template:
-    # Whether `fetches` is that structure with those leaves. Leaves are compared with `is`, names as strings.
+    cdef readonly bint keyed        # has a mapping in it: results take the keys of the caller's own
+    # Whether `fetches` is that structure with those leaves. Leaves are compared with `is`, names as strings; keys are not
+    # compared, see `hold`.
     cdef bint matches(self, object fetches) except -1
-    # The structure with its leaves replaced by results.
-    cdef object build(self, list values)
+    # Appends the mappings of a structure that matches, outer ones first.
+    cdef int hold(self, object fetches, list mappings) except -1
+    # The structure with its leaves replaced by results. `mappings` as from `hold`; `at`: how many of them are used up.
+    cdef object build(self, list values, list mappings, Py_ssize_t* at)
 
 
-cdef class TensorTemplate(Template):
-    cdef object leaf                # a tensor, or what stands for one: a variable, a name
-    cdef readonly int index         # where its value is
+cdef class Leaf(Template):
+    cdef readonly object fetch      # a tensor or operation, or what stands for one: a variable, a name
+    cdef object expand              # TensorFlow's function that takes it apart, if it is made of several tensors ...
+    cdef tuple components           # ... and these tensors
+    cdef int index                  # where its value is; -1: an operation, whose result is None
+    cdef tuple indices              # of several tensors: where their values are
+    cdef object contract            # TensorFlow's function that puts their values together
+
+
+cdef class SequenceTemplate(Template):
+    cdef object kind
+    cdef bint direct                # elements are those of the C tuple or list
+    cdef readonly tuple items
 
 
 cdef class MappingTemplate(Template):
-    cdef object kind                # the dict's class
-    cdef object factory             # default factory of a defaultdict
-    cdef readonly tuple keys, items
+    cdef object kind
+    cdef readonly tuple items
 
+
+# The Template of any structure. Raises Declined for one that is nested too deeply.
+cdef Template template(object fetches, int depth)
+
+# What `build` needs of a structure that matches beside the values; None: nothing.
+cdef list held(Template part, object fetches)
+
+cdef object built(Template part, list values, list mappings)
 
 # Appends to `key` what tells this structure from all others, and to `alive` the objects whose `id` that contains.
-# Raises Declined for one that cannot be told apart cheaply.
+# Raises Declined for one that is nested too deeply.
 cdef int sign(object fetches, list key, list alive, int depth) except -1

@@ -2,18 +2,28 @@
 """Fetch structures: recognised by the identity of their leaves, and filled with results.
 
 Callers build a new list of fetches on each step, or keep one and change it, so containers are compared element by
-element; tensors with `is`, since `==` and `hash` on them may build graph ops or raise. TensorFlow's own mappers say
-what the leaves are and raise for bad ones.
+element; tensors with `is`, since `==` and `hash` on them may build graph ops or raise. Keys of mappings are not compared
+at all: what they are has no part in a run, and results take those of the caller's own mapping, as with TensorFlow. Its
+own mappers say what the leaves are and raise for bad ones.
 """
 
 import collections
+import collections.abc
 
 from tensorflow.python.client import session as session_lib
-from tensorflow.python.framework import dtypes, ops
+from tensorflow.python.framework import indexed_slices, ops, sparse_tensor
+from tensorflow.python.framework import tensor as tensor_lib
+from tensorflow.python.ops.ragged import ragged_tensor
 
-# Dict keys of a fetch structure that are compared by value; others by identity.
-cdef frozenset _value_keys = frozenset({str, int, bool, bytes})
-cdef tuple _map_types = (dict, collections.OrderedDict, collections.defaultdict)
+from cpython.type cimport PyType_IsSubtype
+
+# Leaves of several tensors: programs make new ones around the same tensors, so their tensors are compared.
+cdef tuple _composites = (sparse_tensor.SparseTensor, indexed_slices.IndexedSlices, ragged_tensor.RaggedTensor)
+cdef object _Mapping = collections.abc.Mapping
+# Live: what `register_session_run_conversion_functions` adds stands first.
+cdef list _expansions = session_lib._REGISTERED_EXPANSIONS
+# Only as many of them as there were when this was imported are known to leave tensors and operations as they are.
+cdef Py_ssize_t _n_expansions = len(_expansions)
 
 
 class Declined(Exception):
@@ -24,165 +34,312 @@ cdef class Template:
     cdef bint matches(self, object fetches) except -1:
         raise NotImplementedError
 
-    cdef object build(self, list values):
+    cdef int hold(self, object fetches, list mappings) except -1:
+        return 0
+
+    cdef object build(self, list values, list mappings, Py_ssize_t* at):
         raise NotImplementedError
 
 
-cdef class TensorTemplate(Template):
-    def __init__(self, leaf, int index):
-        self.leaf = leaf
-        self.index = index
+cdef class Leaf(Template):
+    def __init__(self, fetch):
+        self.fetch = fetch
+        self.index = -1
+        if type(fetch) in _composites:
+            self.expand = _fetch_function(fetch)
+            self.components = tuple(self.expand(fetch)[0])
 
     cdef bint matches(self, object fetches) except -1:
-        return fetches is self.leaf or (type(self.leaf) is str and type(fetches) is str and fetches == self.leaf)
+        cdef Py_ssize_t i = 0, n
+        if fetches is self.fetch:
+            return True
+        if type(fetches) is not type(self.fetch):
+            return False
+        if type(fetches) is str:
+            return fetches == self.fetch
+        if self.components is None:
+            return False
+        n = len(self.components)
+        for component in self.expand(fetches)[0]:
+            if i >= n or component is not self.components[i]:
+                return False
+            i += 1
+        return i == n
 
-    cdef object build(self, list values):
-        return values[self.index]
-
-
-cdef class OperationTemplate(Template):
-    cdef object leaf
-
-    def __init__(self, leaf):
-        self.leaf = leaf
-
-    cdef bint matches(self, object fetches) except -1:
-        return fetches is self.leaf or (type(self.leaf) is str and type(fetches) is str and fetches == self.leaf)
-
-    cdef object build(self, list values):
-        return None
-
-
-cdef class CompositeTemplate(Template):
-    # One leaf of several tensors: sparse, ragged, indexed slices. TensorFlow puts the value together.
-    cdef object leaf, build_results
-    cdef tuple indices
-
-    def __init__(self, leaf, build_results, tuple indices):
-        self.leaf = leaf
-        self.build_results = build_results
-        self.indices = indices
-
-    cdef bint matches(self, object fetches) except -1:
-        return fetches is self.leaf
-
-    cdef object build(self, list values):
-        return self.build_results([values[i] for i in self.indices])
+    cdef object build(self, list values, list mappings, Py_ssize_t* at):
+        if self.indices is not None:
+            return self.contract([values[i] for i in self.indices])
+        return None if self.index < 0 else values[self.index]
 
 
 cdef class SequenceTemplate(Template):
-    cdef object kind    # list, tuple, or the namedtuple's class
-    cdef tuple items
-
-    def __init__(self, kind, tuple items):
+    def __init__(self, kind, bint direct, tuple items):
         self.kind = kind
+        self.direct = direct
         self.items = items
+        self.keyed = _any_keyed(items)
 
     cdef bint matches(self, object fetches) except -1:
         cdef Py_ssize_t i, n = len(self.items)
         if type(fetches) is not self.kind:
             return False
-        if self.kind is list:
-            if len(<list>fetches) != n:
-                return False
+        if not self.direct:
+            fetches = list(fetches)
+        if isinstance(fetches, list):
+            # Its length is asked for each time: an element of a type of somebody's own may run code that changes it.
             for i in range(n):
-                if not (<Template>self.items[i]).matches((<list>fetches)[i]):
+                if len(<list>fetches) != n or not (<Template>self.items[i]).matches((<list>fetches)[i]):
                     return False
-        else:
-            if len(<tuple>fetches) != n:
+            return len(<list>fetches) == n
+        if len(<tuple>fetches) != n:
+            return False
+        for i in range(n):
+            if not (<Template>self.items[i]).matches((<tuple>fetches)[i]):
                 return False
-            for i in range(n):
-                if not (<Template>self.items[i]).matches((<tuple>fetches)[i]):
-                    return False
         return True
 
-    cdef object build(self, list values):
+    cdef int hold(self, object fetches, list mappings) except -1:
         cdef Template item
-        cdef list results = [item.build(values) for item in self.items]
-        if self.kind is list:
+        if self.keyed:
+            for item, element in zip(self.items, list(fetches)):
+                item.hold(element, mappings)
+        return 0
+
+    cdef object build(self, list values, list mappings, Py_ssize_t* at):
+        cdef Template item
+        cdef list results = [item.build(values, mappings, at) for item in self.items]
+        if issubclass(self.kind, list):
             return results
         return tuple(results) if self.kind is tuple else self.kind(*results)
 
 
 cdef class MappingTemplate(Template):
-    def __init__(self, kind, factory, tuple keys, tuple items):
+    def __init__(self, kind, tuple items):
         self.kind = kind
-        self.factory = factory
-        self.keys = keys
         self.items = items
+        self.keyed = True
 
     cdef bint matches(self, object fetches) except -1:
-        cdef Py_ssize_t i = 0
-        if (type(fetches) is not self.kind or len(<dict>fetches) != len(self.keys)
-                or (self.kind is collections.defaultdict and fetches.default_factory is not self.factory)):
+        cdef Py_ssize_t i = 0, n = len(self.items)
+        if type(fetches) is not self.kind:
             return False
-        for key, value in (<dict>fetches).items() if self.kind is dict else fetches.items():
-            expected = self.keys[i]
-            if key is not expected and not (type(key) is type(expected) and type(key) in _value_keys
-                                            and key == expected):
+        if self.kind is dict:
+            if len(<dict>fetches) != n:
                 return False
-            if not (<Template>self.items[i]).matches(value):
+            for value in (<dict>fetches).values():
+                if not (<Template>self.items[i]).matches(value):
+                    return False
+                i += 1
+            return True
+        for value in fetches.values():
+            if i >= n or not (<Template>self.items[i]).matches(value):
                 return False
             i += 1
-        return True
+        return i == n
 
-    cdef object build(self, list values):
-        cdef Py_ssize_t i
-        cdef dict results
-        if self.kind is dict:
-            results = {}
-            for i in range(len(self.keys)):
-                results[self.keys[i]] = (<Template>self.items[i]).build(values)
-            return results
-        pairs = [(self.keys[i], (<Template>self.items[i]).build(values)) for i in range(len(self.keys))]
-        if self.kind is collections.defaultdict:
-            return collections.defaultdict(self.factory, pairs)
+    cdef int hold(self, object fetches, list mappings) except -1:
+        cdef Template item
+        mappings.append(fetches)
+        if _any_keyed(self.items):
+            for item, element in zip(self.items, list(fetches.values())):
+                item.hold(element, mappings)
+        return 0
+
+    cdef object build(self, list values, list mappings, Py_ssize_t* at):
+        cdef Template item
+        cdef object mapping = mappings[at[0]]
+        at[0] += 1
+        pairs = zip(mapping.keys(), [item.build(values, mappings, at) for item in self.items])
+        if isinstance(mapping, collections.defaultdict):
+            return collections.defaultdict(mapping.default_factory, pairs)
         return self.kind(pairs)
 
 
+cdef class AttrsTemplate(Template):
+    # An object of a class made with `attrs`.
+    cdef object kind
+    cdef tuple names, items
+
+    def __init__(self, kind, tuple names, tuple items):
+        self.kind = kind
+        self.names = names
+        self.items = items
+        self.keyed = _any_keyed(items)
+
+    cdef bint matches(self, object fetches) except -1:
+        cdef Py_ssize_t i
+        if type(fetches) is not self.kind:
+            return False
+        for i in range(len(self.items)):
+            if not (<Template>self.items[i]).matches(getattr(fetches, self.names[i])):
+                return False
+        return True
+
+    cdef int hold(self, object fetches, list mappings) except -1:
+        cdef Py_ssize_t i
+        if self.keyed:
+            for i in range(len(self.items)):
+                (<Template>self.items[i]).hold(getattr(fetches, self.names[i]), mappings)
+        return 0
+
+    cdef object build(self, list values, list mappings, Py_ssize_t* at):
+        cdef Template item
+        return self.kind(*[item.build(values, mappings, at) for item in self.items])
+
+
+cdef bint _any_keyed(tuple items) except -1:
+    for item in items:
+        if (<Template>item).keyed:
+            return True
+    return False
+
+
+def _fetch_function(fetch):
+    # What TensorFlow takes a leaf apart with.
+    return next(function for kind, function, _, _ in _expansions if isinstance(fetch, kind))
+
+
+cdef bint is_plain_list(type kind) except -1:
+    # Whether the elements are to be had without running code of the class.
+    return kind is list or (PyType_IsSubtype(kind, tuple) and kind.__iter__ is tuple.__iter__)
+
+
+cdef bint is_sequence(type kind) except -1:
+    return PyType_IsSubtype(kind, list) or PyType_IsSubtype(kind, tuple)
+
+
+cdef tuple attrs_names(object fetches):
+    # Names of the attributes of an object of a class made with `attrs`; None for any other.
+    attributes = getattr(type(fetches), "__attrs_attrs__", None)
+    return None if attributes is None else tuple([attribute.name for attribute in attributes])
+
+
+cdef Template template(object fetches, int depth):
+    cdef type kind = type(fetches)
+    cdef bint direct
+    if depth == 0:
+        raise Declined("a fetch structure is nested too deeply")
+    if isinstance(fetches, (str, tensor_lib.Tensor, ops.Operation)):
+        return Leaf(fetches)
+    if is_sequence(kind):
+        direct = is_plain_list(kind)
+        return SequenceTemplate(kind, direct, tuple([template(item, depth - 1) for item in fetches]))
+    if issubclass(kind, _Mapping):
+        return MappingTemplate(kind, tuple([template(item, depth - 1) for item in fetches.values()]))
+    names = attrs_names(fetches)
+    if names is not None:
+        return AttrsTemplate(kind, names, tuple([template(getattr(fetches, name), depth - 1) for name in names]))
+    return Leaf(fetches)
+
+
+cdef list held(Template part, object fetches):
+    cdef list mappings
+    if not part.keyed:
+        return None
+    mappings = []
+    part.hold(fetches, mappings)
+    return mappings
+
+
+cdef object built(Template part, list values, list mappings):
+    cdef Py_ssize_t at = 0
+    return part.build(values, mappings, &at)
+
+
 cdef int sign(object fetches, list key, list alive, int depth) except -1:
-    # Appends what tells this structure from all others: `id`s (kept from being reused by `alive`), lengths and keys.
+    # `id`s are kept from being reused by `alive`.
     cdef type kind = type(fetches)
     if depth == 0:
         raise Declined("a fetch structure is nested too deeply")
     if kind is str:
         key.append(fetches)
-    elif kind is list or isinstance(fetches, tuple):
-        key.append((id(kind), len(fetches)))
-        alive.append(kind)
-        for item in fetches:
-            sign(item, key, alive, depth - 1)
-    elif kind in _map_types:
-        key.append((id(kind), len(fetches)))
-        if kind is collections.defaultdict:
-            key.append(id(fetches.default_factory))
-            alive.append(fetches.default_factory)
-        for name, item in fetches.items():
-            if type(name) in _value_keys:
-                key.append((type(name).__name__, name))
-            elif isinstance(name, (tuple, float)):
-                raise Declined(f"a fetch structure has a {type(name).__name__} as a key")
-            else:
-                key.append(id(name))
-                alive.append(name)
-            sign(item, key, alive, depth - 1)
-    else:
+    elif isinstance(fetches, (tensor_lib.Tensor, ops.Operation)):
         key.append(id(fetches))
         alive.append(fetches)
+    elif is_sequence(kind):
+        _sign_all(kind, fetches, key, alive, depth)
+    elif issubclass(kind, _Mapping):
+        _sign_all(kind, fetches.values(), key, alive, depth)
+    elif kind in _composites:
+        _sign_all(kind, _fetch_function(fetches)(fetches)[0], key, alive, depth)
+    else:
+        names = attrs_names(fetches)
+        if names is not None:
+            _sign_all(kind, [getattr(fetches, name) for name in names], key, alive, depth)
+        else:
+            key.append(id(fetches))
+            alive.append(fetches)
+    return 0
+
+
+cdef int _sign_all(type kind, object elements, list key, list alive, int depth) except -1:
+    elements = list(elements)
+    key.append((id(kind), len(elements)))
+    alive.append(kind)
+    for element in elements:
+        sign(element, key, alive, depth - 1)
     return 0
 
 
 class Elements:
-    """Collects the tensors and operations of all requests of a plan, each once."""
+    """Collects the tensors and operations of all requests of a plan, each once, and tells the leaves where they are.
+
+    Args:
+      graph: The session's graph.
+
+    Attributes:
+      tensors: What is fetched, each tensor once.
+      targets: The operations.
+    """
 
     def __init__(self, graph):
         self.graph = graph
         self.tensors = []
         self.targets = []
         self._index = {}
+        self._leaves = []
 
-    def add(self, element):
-        """Returns the index of a tensor's value, or None for an operation."""
+    def resolve(self, Template part not None):
+        """Finds the tensors and operations of a structure.
+
+        Raises:
+          Declined: Something in it has to go TensorFlow's way.
+          Exception: What TensorFlow raises for a bad fetch.
+        """
+        cdef Leaf leaf
+        if isinstance(part, Leaf):
+            leaf = <Leaf>part
+            found = self._elements(leaf)
+            indices = tuple([self._add(element) for element in found])
+            self._leaves.append(leaf)
+            if len(indices) == 1 and leaf.contract is None:
+                leaf.index = indices[0]
+            else:
+                leaf.indices = indices
+        else:
+            items = (<AttrsTemplate>part).items if isinstance(part, AttrsTemplate) else part.items
+            for item in items:
+                self.resolve(item)
+
+    def _elements(self, Leaf leaf):
+        fetch = leaf.fetch
+        if (isinstance(fetch, (tensor_lib.Tensor, ops.Operation)) and fetch.graph is self.graph
+                and len(_expansions) == _n_expansions):
+            return [fetch]
+        kind = type(fetch)
+        with self.graph.as_default():
+            mapper = session_lib._FetchMapper.for_fetch(fetch)
+        # Only what never changes may be recognised by its identity: TensorFlow's own leaves, not its containers.
+        if type(mapper) is not session_lib._ElementFetchMapper or not (
+                kind is str or f"{kind.__module__}.".startswith("tensorflow.")):
+            raise Declined(f"a fetch has the type {kind.__name__}")
+        found = mapper.unique_fetches()
+        if kind is not str and found[0] is not fetch and not hasattr(fetch, "_as_graph_element"):
+            leaf.contract = mapper.build_results
+        return found
+
+    def _add(self, element):
+        # Where the element's value is; -1 for an operation.
         known = self._index.get(id(element))
         if known is not None:
             return known[0]
@@ -191,34 +348,29 @@ class Elements:
         if not self.graph.is_fetchable(op):
             raise Declined("an element may not be fetched")
         if operation:
-            index = None
+            index = -1
             self.targets.append(element)
         else:
             if op.type in ("GetSessionHandle", "GetSessionHandleV2"):
                 raise Declined("a session handle is fetched")
-            if element.dtype.base_dtype in (dtypes.resource, dtypes.variant):
-                raise Declined("a resource or variant is fetched")
             index = len(self.tensors)
             self.tensors.append(element)
         self._index[id(element)] = (index, element)
         return index
 
-    def template(self, fetches):
-        """Returns the Template of one fetch structure; raises what TensorFlow raises for a bad one."""
-        kind = type(fetches)
-        if kind is list or kind is tuple or (isinstance(fetches, tuple) and hasattr(kind, "_fields")):
-            return SequenceTemplate(kind, tuple([self.template(item) for item in fetches]))
-        if kind in _map_types:
-            return MappingTemplate(kind, getattr(fetches, "default_factory", None), tuple(fetches),
-                                   tuple([self.template(item) for item in fetches.values()]))
-        with self.graph.as_default():
-            mapper = session_lib._FetchMapper.for_fetch(fetches)
-        # Only what never changes may be recognised by its identity: TensorFlow's own leaves, not its containers.
-        if type(mapper) is not session_lib._ElementFetchMapper or not (
-                kind is str or f"{kind.__module__}.".startswith("tensorflow.")):
-            raise Declined(f"a fetch has the type {kind.__name__}")
-        found = mapper.unique_fetches()
-        indices = tuple([self.add(element) for element in found])
-        if len(found) == 1 and (kind is str or found[0] is fetches or hasattr(fetches, "_as_graph_element")):
-            return OperationTemplate(fetches) if indices[0] is None else TensorTemplate(fetches, indices[0])
-        return CompositeTemplate(fetches, mapper.build_results, indices)
+    def move_to_end(self, fed):
+        """Puts tensors that are fed behind all others; returns how many tensors are left to be fetched.
+
+        Args:
+          fed: ids of the tensors that are fed.
+        """
+        cdef Leaf leaf
+        order = sorted(range(len(self.tensors)), key=lambda index: id(self.tensors[index]) in fed)
+        place = {index: position for position, index in enumerate(order)}
+        place[-1] = -1
+        self.tensors = [self.tensors[index] for index in order]
+        for leaf in self._leaves:
+            leaf.index = place[leaf.index]
+            if leaf.indices is not None:
+                leaf.indices = tuple([place[index] for index in leaf.indices])
+        return sum(id(tensor) not in fed for tensor in self.tensors)

@@ -15,10 +15,9 @@ class _Accelerated:
 
     def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs operations and evaluates tensors; see `tf.compat.v1.Session.run`."""
-        if options is None and run_metadata is None:
-            result = self._dispatcher.run_plain(fetches, feed_dict)
-            if result is not None:
-                return result[0]
+        result = self._dispatcher.run_plain(fetches, feed_dict, options, run_metadata)
+        if result is not None:
+            return result[0]
         return super().run(fetches, feed_dict, options, run_metadata)  # type: ignore[misc]
 
     def report(self) -> dict[str, Any]:

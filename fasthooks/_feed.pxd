@@ -1,0 +1,40 @@
+"""What is fed: keys resolved once, values checked and converted as `Session.run` does."""
+
+
+# One fed tensor, and which values for it need no help from `Session.run`.
+cdef class FeedSpec:
+    cdef readonly object tensor
+    cdef readonly object output     # TensorFlow's handle of it
+    cdef object numpy_type          # NumPy type that `Session.run` converts to
+    cdef int typenum                # NumPy's number of that type; -1: arrays of it need a closer look
+    cdef bint by_handle             # values are handles
+    cdef object shape               # the tensor's shape at the last look
+    cdef tuple dims                 # its sizes, -1 where any; None: any rank
+    cdef int look(self) except -1
+    # Whether an array has a shape that may be fed.
+    cdef bint fits(self, object array) except -1
+    # The array to feed; None: `Session.run` has to judge this value.
+    cdef object accept(self, object value)
+
+
+# One key of a feed dict: a tensor, what stands for one, or what is made of several.
+cdef class FeedKey:
+    cdef readonly object key
+    cdef object split               # TensorFlow's function that splits key and value; None: one tensor
+    cdef readonly tuple specs
+    cdef bint stands_for(self, object key) except -1
+    # Adds the arrays of this key to `arrays`. False: `Session.run` has to judge the value.
+    cdef bint feed(self, object value, dict arrays) except -1
+
+
+# The FeedKeys of these keys. Raises Declined, or what TensorFlow raises, for a key that it is not known how to feed.
+cdef tuple feed_keys(object graph, object keys)
+
+# A dict with the same items, for a mapping of whatever class; None: `Session.run` has to judge it.
+cdef dict plain_dict(object feed_dict)
+
+# Whether the keys of `feed_dict` are these.
+cdef bint same_keys(tuple known, object feed_dict) except -1
+
+# Arrays to feed, keyed as the native call wants them; None: `Session.run` has to judge a value. Keys must be these.
+cdef dict feed_values(tuple known, object feed_dict)

@@ -1,0 +1,201 @@
+# cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
+"""What is fed: keys resolved once, values checked and converted as `Session.run` does.
+
+An exact array of the placeholder's dtype and a fitting shape goes through as it is; everything else is converted with the
+function that TensorFlow converts it with. Where `Session.run` would raise, it is left to do so.
+"""
+
+import collections
+import collections.abc
+
+import numpy as np
+from tensorflow.python.client import session as session_lib
+from tensorflow.python.framework import dtypes, indexed_slices, sparse_tensor
+from tensorflow.python.framework import tensor as tensor_lib
+from tensorflow.python.ops import session_ops
+from tensorflow.python.ops.ragged import ragged_tensor, ragged_tensor_value
+
+from fasthooks._structure import Declined
+
+cimport numpy as cnp
+from cpython.dict cimport PyDict_Next
+from cpython.object cimport PyObject
+
+cnp.import_array()
+
+# TensorFlow 2.16 and later convert feeds with this helper, which follows NumPy 2's rules; before, with NumPy itself.
+try:
+    from tensorflow.python.util.numpy_compat import np_asarray as _as_array
+except ImportError:
+    _as_array = np.asarray
+
+# Keys of several tensors, and the values that may be split more than once: what iterates only once is `Session.run`'s.
+cdef tuple _composites = (sparse_tensor.SparseTensor, indexed_slices.IndexedSlices, ragged_tensor.RaggedTensor)
+cdef tuple _splittable = (tuple, list, ragged_tensor_value.RaggedTensorValue)
+cdef dict _nothing = {}
+
+
+cdef class FeedSpec:
+    def __init__(self, tensor):
+        self.tensor = tensor
+        self.output = tensor._as_tf_output()
+        self.numpy_type = tensor.dtype.as_numpy_dtype
+        # Quantized types have the number of all structured ones.
+        self.typenum = -1 if tensor.dtype.is_quantized else np.dtype(self.numpy_type).num
+        self.by_handle = tensor.dtype.base_dtype in (dtypes.resource, dtypes.variant)
+        self.look()
+
+    cdef int look(self) except -1:
+        # `set_shape` makes the tensor forget the shape object that it last gave out.
+        self.shape = self.tensor.get_shape()
+        self.dims = None if self.shape.rank is None else tuple(
+            [-1 if size is None else size for size in self.shape.as_list()])
+        return 0
+
+    cdef bint fits(self, object value) except -1:
+        cdef cnp.ndarray array = value
+        cdef Py_ssize_t i, size
+        if self.tensor._shape_val is not self.shape:
+            self.look()
+        if self.dims is None:
+            return True
+        if len(self.dims) != array.ndim:
+            return False
+        for i in range(array.ndim):
+            size = self.dims[i]
+            if size >= 0 and size != array.shape[i]:
+                return False
+        return True
+
+    cdef object accept(self, object value):
+        if self.by_handle or isinstance(value, (tensor_lib.Tensor, session_ops.TensorHandle)):
+            return None
+        if (type(value) is np.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>value) == self.typenum
+                and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>value)):
+            return value if self.fits(value) else None
+        try:
+            # `Session.run` refuses an integer that the dtype cannot hold.
+            if isinstance(value, int) and session_lib._convert_to_numpy_obj(self.numpy_type, value) != value:
+                return None
+            array = _as_array(value, self.numpy_type)
+        except Exception:
+            return None
+        return array if type(array) is np.ndarray and self.fits(array) else None
+
+
+cdef class FeedKey:
+    """One key of a feed dict.
+
+    Args:
+      graph: The session's graph; None: the key is to be recognised only.
+      key: The key as the caller writes it.
+
+    Raises:
+      Declined: It is not known how to feed it.
+      Exception: What TensorFlow raises for a bad key.
+    """
+
+    def __init__(self, graph, key):
+        self.key = key
+        self.specs = ()
+        if graph is None:
+            return
+        tensors = [key]
+        if isinstance(key, _composites):
+            # The functions stand in TensorFlow's table as (type, for fetches, for feeds, for feeds of partial runs).
+            _, _, self.split, parts = next(row for row in session_lib._REGISTERED_EXPANSIONS if isinstance(key, row[0]))
+            tensors = parts(key)
+        elif not (isinstance(key, (str, tensor_lib.Tensor)) or hasattr(key, "_as_graph_element")):
+            raise Declined(f"a feed key has the type {type(key).__name__}")
+        tensors = [graph.as_graph_element(tensor, allow_tensor=True, allow_operation=False) for tensor in tensors]
+        for tensor in tensors:
+            if not graph.is_feedable(tensor):
+                raise Declined("a tensor may not be fed")
+        self.specs = tuple([FeedSpec(tensor) for tensor in tensors])
+
+    cdef bint stands_for(self, object key) except -1:
+        return key is self.key or (type(key) is str and type(self.key) is str and key == self.key)
+
+    cdef bint feed(self, object value, dict arrays) except -1:
+        cdef FeedSpec spec
+        cdef Py_ssize_t i = 0, n = len(self.specs)
+        if self.split is None:
+            spec = <FeedSpec>self.specs[0]
+            array = spec.accept(value)
+            arrays[spec.output] = array
+            return array is not None
+        if not isinstance(value, _splittable):
+            return False
+        try:
+            pairs = list(self.split(self.key, value))
+        except Exception:
+            return False
+        if len(pairs) != n:
+            return False
+        for i in range(n):
+            spec = <FeedSpec>self.specs[i]
+            array = spec.accept(pairs[i][1])
+            if array is None:
+                return False
+            arrays[spec.output] = array
+        return True
+
+
+cdef tuple feed_keys(object graph, object keys):
+    known = tuple([FeedKey(graph, key) for key in keys])
+    tensors = [spec.tensor for feed_key in known for spec in feed_key.specs]
+    if len({id(tensor) for tensor in tensors}) < len(tensors):
+        raise Declined("a tensor is fed twice")
+    return known
+
+
+cdef dict plain_dict(object feed_dict):
+    if isinstance(feed_dict, dict) and type(feed_dict).items is dict.items:
+        return feed_dict
+    if not isinstance(feed_dict, collections.abc.Mapping):
+        return None
+    try:
+        return dict(feed_dict.items())
+    except Exception:
+        return None
+
+
+cdef inline Py_ssize_t position(tuple known, object key, Py_ssize_t expected) except -2:
+    # Where `key` is among the known ones, most likely at `expected`; -1: nowhere.
+    cdef Py_ssize_t i, n = len(known)
+    if expected < n and (<FeedKey>known[expected]).key is key:
+        return expected
+    for i in range(n):
+        if (<FeedKey>known[i]).stands_for(key):
+            return i
+    return -1
+
+
+cdef bint same_keys(tuple known, object feed_dict) except -1:
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t at = 0, i = 0
+    if not feed_dict:
+        return len(known) == 0
+    if len(<dict>feed_dict) != len(known):
+        return False
+    while PyDict_Next(feed_dict, &at, &key, &value):
+        if position(known, <object>key, i) < 0:
+            return False
+        i += 1
+    return True
+
+
+cdef dict feed_values(tuple known, object feed_dict):
+    cdef Py_ssize_t i = 0, where, n = len(known)
+    cdef dict arrays
+    if n == 0:
+        return _nothing
+    arrays = {}
+    # Conversion may run Python code that changes the dict: take the values first.
+    for key, value in list((<dict>feed_dict).items()):
+        where = position(known, key, i)
+        i += 1
+        if where < 0 or not (<FeedKey>known[where]).feed(value, arrays):
+            return None
+    return arrays if i == n else None
