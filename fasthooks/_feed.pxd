@@ -3,8 +3,8 @@
 
 # One fed tensor, and which values for it need no help from `Session.run`.
 cdef class FeedSpec:
-    cdef readonly object tensor
-    cdef readonly object output     # TensorFlow's handle of it
+    cdef object tensor
+    cdef object output              # TensorFlow's handle of it
     cdef object numpy_type          # NumPy type that `Session.run` converts to
     cdef int typenum                # NumPy's number of that type; -1: arrays of it need a closer look
     cdef bint by_handle             # values are handles
@@ -19,9 +19,9 @@ cdef class FeedSpec:
 
 # One key of a feed dict: a tensor, what stands for one, or what is made of several.
 cdef class FeedKey:
-    cdef readonly object key
+    cdef object key
     cdef object split               # TensorFlow's function that splits key and value; None: one tensor
-    cdef readonly tuple specs
+    cdef tuple specs
     cdef bint stands_for(self, object key) except -1
     # Adds the arrays of this key to `arrays`. False: `Session.run` has to judge the value.
     cdef bint feed(self, object value, dict arrays) except -1
@@ -30,7 +30,10 @@ cdef class FeedKey:
 # The FeedKeys of these keys. Raises Declined, or what TensorFlow raises, for a key that it is not known how to feed.
 cdef tuple feed_keys(object graph, object keys)
 
-# A dict with the same items, for a mapping of whatever class; None: `Session.run` has to judge it.
+# Their FeedSpecs, one for each tensor.
+cdef list all_specs(tuple known)
+
+# A dict with the items of a mapping of whatever class; None: `Session.run` has to judge it.
 cdef dict plain_dict(object feed_dict)
 
 # Whether the keys of `feed_dict` are these.

@@ -143,15 +143,20 @@ cdef class FeedKey:
 
 cdef tuple feed_keys(object graph, object keys):
     known = tuple([FeedKey(graph, key) for key in keys])
-    tensors = [spec.tensor for feed_key in known for spec in feed_key.specs]
-    if len({id(tensor) for tensor in tensors}) < len(tensors):
+    specs = all_specs(known)
+    if len({id((<FeedSpec>spec).tensor) for spec in specs}) < len(specs):
         raise Declined("a tensor is fed twice")
     return known
 
 
+cdef list all_specs(tuple known):
+    cdef list specs = []
+    for key in known:
+        specs.extend((<FeedKey>key).specs)
+    return specs
+
+
 cdef dict plain_dict(object feed_dict):
-    if isinstance(feed_dict, dict) and type(feed_dict).items is dict.items:
-        return feed_dict
     if not isinstance(feed_dict, collections.abc.Mapping):
         return None
     try:

@@ -4,17 +4,18 @@ from fasthooks._schedule cimport Schedule
 
 
 cdef class Plan:
-    cdef readonly object session    # the raw session; strong: its native half lives while a plan does
+    cdef object session             # the raw session; strong: its native half lives while a plan does
     cdef dict session_fields        # its `__dict__`
     cdef unsigned long long open_version    # version of that dict when the session was last seen to be open
     cdef object native              # its native session then
-    cdef readonly tuple parts       # a Template for each request (the caller's first); None: fetches nothing
-    cdef readonly tuple feeds       # a FeedKey for each key of the feed dict
-    cdef readonly str refusal       # why runs of this form go TensorFlow's way; None: they are prepared
+    cdef tuple parts                # a Template for each request (the caller's first); None: fetches nothing
+    cdef tuple feeds                # a FeedKey for each key of the feed dict
+    cdef str refusal                # why runs of this form go TensorFlow's way; None: they are prepared
     cdef list alive                 # of a refused form: the objects whose `id` its signature holds
     cdef list outputs, operations   # arguments of the native call: tensors to fetch, operations to run
     cdef list fed                   # fetched tensors that are fed: their values stand behind those fetched
-    cdef readonly Schedule schedule
+    cdef Schedule schedule
+    cdef bint used                  # it has run since its cache last looked for one to drop
     # Ops and tensors that the graph keeps from being fetched and fed, and how many there were when this was made.
     cdef set unfetchable, unfeedable
     cdef Py_ssize_t n_unfetchable, n_unfeedable
@@ -35,9 +36,9 @@ cdef int count_unseen(str reason) except -1
 
 
 cdef class PlanCache:
-    cdef readonly object session
-    cdef readonly str scheduling    # as the user asked: "auto", "pool" or "inline"
-    cdef readonly int capacity
+    cdef object session
+    cdef str scheduling             # as the user asked: "auto", "pool" or "inline"
+    cdef int capacity
     cdef dict plans                 # signature -> Plan, the one longest not looked up first
     cdef object schedules           # names of feeds, fetches and targets -> Schedule, while a plan has it
     cdef readonly unsigned long made, evicted   # plans made and dropped so far

@@ -24,7 +24,7 @@ from fasthooks._structure import Declined, Elements
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 
-from fasthooks._feed cimport FeedKey, feed_keys, same_keys
+from fasthooks._feed cimport FeedKey, FeedSpec, all_specs, feed_keys, same_keys
 from fasthooks._guard cimport dict_version
 from fasthooks._schedule cimport Schedule
 from fasthooks._structure cimport Template, sign, template
@@ -76,8 +76,8 @@ cdef class Plan:
         cdef Schedule schedule = self.schedule
         names = [fetch.name for fetch in schedule.fetches]
         return {"fetches": names[:len(self.outputs)], "targets": names[len(self.outputs):],
-                "feeds": [spec.tensor.name for key in self.feeds for spec in key.specs], "ops": schedule.n_ops,
-                "scheduling": schedule.scheduling, "reason": schedule.reason}
+                "feeds": [tensor.name for tensor in schedule.feeds], "ops": schedule.n_ops, "scheduling": schedule.scheduling,
+                "reason": schedule.reason}
 
     cdef bint is_allowed(self) except -1:
         return len(self.unfetchable) == self.n_unfetchable and len(self.unfeedable) == self.n_unfeedable
@@ -111,6 +111,7 @@ cdef class Plan:
         cdef Schedule schedule = self.schedule
         cdef list values
         cdef double begin
+        self.used = True
         if schedule.decided:
             values = self.native_call(feeds, schedule.options, None)
         else:
@@ -124,6 +125,7 @@ cdef class Plan:
 
     cdef tuple call_with(self, dict feeds, bytes options):
         cdef list values
+        self.used = True
         given = None if options is None else _new_buffer_of(options)
         metadata = _new_buffer()
         try:
@@ -220,10 +222,17 @@ cdef class PlanCache:
         return plan
 
     def evict(self):
-        """Drops the plan longest not looked up."""
+        """Drops the plan longest not looked up, unless it has run since; then it counts as looked up now."""
+        cdef Plan plan
         global _evicted
-        plan = self.plans.pop(next(iter(self.plans)), None)
-        if plan is not None and (<Plan>plan).refusal is None:
+        signature = next(iter(self.plans))
+        plan = self.plans.pop(signature, None)
+        if plan is None:    # another thread's work
+            return
+        if plan.used:
+            plan.used = False
+            self.plans[signature] = plan
+        elif plan.refusal is None:
             self.evicted += 1
             _evicted += 1
 
@@ -258,6 +267,8 @@ cdef class PlanCache:
           Exception: What TensorFlow raises for a bad request.
         """
         cdef Py_ssize_t n_fetched
+        cdef FeedSpec spec
+        cdef dict fed = {}
         graph = self.session.graph
         if graph.version == 0:
             raise Declined("the graph is empty")
@@ -265,12 +276,14 @@ cdef class PlanCache:
         for part in plan.parts:
             if part is not None:
                 elements.resolve(part)
-        fed = {id(spec.tensor): spec for key in plan.feeds for spec in key.specs}
-        feeds = [spec.tensor for spec in fed.values()]
+        feeds = []
+        for spec in all_specs(plan.feeds):
+            feeds.append(spec.tensor)
+            fed[id(spec.tensor)] = spec.output
         n_fetched = elements.move_to_end(fed)
         fetches = elements.tensors[:n_fetched]
         if n_fetched < len(elements.tensors):
-            plan.fed = [fed[id(tensor)].output for tensor in elements.tensors[n_fetched:]]
+            plan.fed = [fed[id(tensor)] for tensor in elements.tensors[n_fetched:]]
         plan.outputs = [tensor._as_tf_output() for tensor in fetches]
         plan.operations = [op._c_op for op in elements.targets]
         # Ops that were added since the last run are not known to the native session yet.

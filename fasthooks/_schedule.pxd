@@ -5,12 +5,12 @@
 cdef class Schedule:
     cdef object __weakref__
     cdef object session
-    cdef readonly list fetches      # tensors that are fetched and operations that are run
+    cdef list fetches               # tensors that are fetched and operations that are run
     cdef list feeds                 # tensors that are fed
-    cdef readonly str scheduling    # "pool" or "inline"; "trial" while both are timed
-    cdef readonly str reason        # why that one
-    cdef readonly int n_ops         # ops of the pruned graph; -1: not counted
-    cdef readonly bint decided
+    cdef str scheduling             # "pool" or "inline"; "trial" while both are timed
+    cdef str reason                 # why that one
+    cdef int n_ops                  # ops of the pruned graph; -1: not counted
+    cdef bint decided
     cdef object options             # once decided: TensorFlow's buffer of the run options; None: the pool
     cdef int runs                   # runs before it was decided
     cdef list pool_secs, inline_secs        # how long the timed runs took, seconds

@@ -3,7 +3,8 @@
 
 # One fetch structure, or a part of one.
 cdef class Template:
-    cdef readonly bint keyed        # has a mapping in it: results take the keys of the caller's own
+    cdef tuple items                # Templates of its elements
+    cdef bint keyed                 # has a mapping in it: results take the keys of the caller's own
     # Whether `fetches` is that structure with those leaves. Leaves are compared with `is`, names as strings; keys are not
     # compared, see `hold`.
     cdef bint matches(self, object fetches) except -1
@@ -14,7 +15,7 @@ cdef class Template:
 
 
 cdef class Leaf(Template):
-    cdef readonly object fetch      # a tensor or operation, or what stands for one: a variable, a name
+    cdef object fetch               # a tensor or operation, or what stands for one: a variable, a name
     cdef object expand              # TensorFlow's function that takes it apart, if it is made of several tensors ...
     cdef tuple components           # ... and these tensors
     cdef int index                  # where its value is; -1: an operation, whose result is None
@@ -25,12 +26,10 @@ cdef class Leaf(Template):
 cdef class SequenceTemplate(Template):
     cdef object kind
     cdef bint direct                # elements are those of the C tuple or list
-    cdef readonly tuple items
 
 
 cdef class MappingTemplate(Template):
     cdef object kind
-    cdef readonly tuple items
 
 
 # The Template of any structure. Raises Declined for one that is nested too deeply.

@@ -44,6 +44,7 @@ cdef class Template:
 cdef class Leaf(Template):
     def __init__(self, fetch):
         self.fetch = fetch
+        self.items = ()
         self.index = -1
         if type(fetch) in _composites:
             self.expand = _fetch_function(fetch)
@@ -158,7 +159,7 @@ cdef class MappingTemplate(Template):
 cdef class AttrsTemplate(Template):
     # An object of a class made with `attrs`.
     cdef object kind
-    cdef tuple names, items
+    cdef tuple names
 
     def __init__(self, kind, tuple names, tuple items):
         self.kind = kind
@@ -312,14 +313,12 @@ class Elements:
             found = self._elements(leaf)
             indices = tuple([self._add(element) for element in found])
             self._leaves.append(leaf)
-            if len(indices) == 1 and leaf.contract is None:
+            if leaf.contract is None:
                 leaf.index = indices[0]
             else:
                 leaf.indices = indices
-        else:
-            items = (<AttrsTemplate>part).items if isinstance(part, AttrsTemplate) else part.items
-            for item in items:
-                self.resolve(item)
+        for item in part.items:
+            self.resolve(item)
 
     def _elements(self, Leaf leaf):
         fetch = leaf.fetch
@@ -334,7 +333,7 @@ class Elements:
                 kind is str or f"{kind.__module__}.".startswith("tensorflow.")):
             raise Declined(f"a fetch has the type {kind.__name__}")
         found = mapper.unique_fetches()
-        if kind is not str and found[0] is not fetch and not hasattr(fetch, "_as_graph_element"):
+        if len(found) > 1 or not (kind is str or found[0] is fetch or hasattr(fetch, "_as_graph_element")):
             leaf.contract = mapper.build_results
         return found
 

@@ -7,7 +7,6 @@ import pytest
 import tensorflow as tf
 
 import fasthooks
-from fasthooks import _plan
 
 v1 = tf.compat.v1
 LIBRARIES = [v1.train, fasthooks]
@@ -88,16 +87,16 @@ def test_hooks_left_out_see_nothing_on_tensorflows_way(hooks, how):
 
 def test_hook_changes_while_another_thread_prepares_a_run(monkeypatch):
     """A run that was prepared for the hook's former tensor is not taken for the new one."""
-    make_callable = _plan.make_callable
+    is_fetchable = tf.Graph.is_fetchable
     preparing, go_on = threading.Event(), threading.Event()
 
-    def make_slowly(*args):
-        if threading.current_thread().name == "preparing":
+    def fetchable_slowly(self, op):
+        if threading.current_thread().name == "preparing" and not preparing.is_set():
             preparing.set()
             assert go_on.wait(60)
-        return make_callable(*args)
+        return is_fetchable(self, op)
 
-    monkeypatch.setattr(_plan, "make_callable", make_slowly)
+    monkeypatch.setattr(tf.Graph, "is_fetchable", fetchable_slowly)
     with tf.Graph().as_default():
         fine, nan = tf.constant(1.0), tf.constant(float("nan"))
         first, second = tf.constant([1.0]), tf.constant([2.0])

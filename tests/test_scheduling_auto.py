@@ -8,9 +8,11 @@ import pytest
 import tensorflow as tf
 
 import fasthooks
+from fasthooks import _schedule
 
 v1 = tf.compat.v1
-RUNS = 16  # more than the timed runs of both kinds
+SETTLING, BLOCK, BLOCKS = _schedule.SETTLING, _schedule.BLOCK, _schedule.BLOCKS
+RUNS = SETTLING + 2 * BLOCK * BLOCKS  # more than it takes to decide
 
 
 def settled(build, config=None, feeds=lambda placeholders: None, scheduling="auto"):
@@ -64,10 +66,11 @@ def test_pool_where_inline_is_slower():
 
 
 @pytest.mark.parametrize(("inline_secs", "expected"), [(1.9, "inline"), (2.0, "inline"), (2.1, "pool")])
-def test_fastest_run_of_each_decides(inline_secs, expected):
-    """Of the timed runs the fastest counts, and the first run of each kind does not."""
-    pool, inline = [0.1, 9.0, 2.0, 9.0, 3.0, 3.0, 3.0, 3.0], [0.1, 9.0, inline_secs, 3.0, 3.0, 3.0]
-    kinds = "pppipipipipipi"
+def test_medians_of_blocks_decide(inline_secs, expected):
+    """The runs before the last block on the pool do not count, and of the others the median of each kind does."""
+    pool, inline = [9.0] * (SETTLING - BLOCK) + [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 9.0] * BLOCKS, []
+    inline = [1.0, inline_secs, inline_secs, inline_secs, inline_secs, inline_secs, inline_secs, 9.0] * BLOCKS
+    kinds = "p" * (SETTLING - BLOCK) + ("p" * BLOCK + "i" * BLOCK) * BLOCKS
     durations = [(pool if kind == "p" else inline).pop(0) for kind in kinds]
     readings = [reading for secs in durations for reading in (100.0, 100.0 + secs)]
 
@@ -101,3 +104,107 @@ def test_fed_step():
 
     plan = settled(build, feeds=lambda placeholders: {placeholders[0]: np.ones(2, np.float32)})
     assert "inline " in plan["reason"] and "pool " in plan["reason"], "both were timed"
+
+
+def counter(build_more=lambda step: step):
+    """A step that adds one to the global step and fetches a read of it that nothing orders."""
+    def build():
+        step = v1.train.create_global_step()
+        read = step.read_value()
+        return [build_more(read), step.assign_add(1).op], []
+    return build
+
+
+def test_reads_that_come_out_alike_go_inline():
+    assert settled(counter())["scheduling"] == "inline"
+
+
+def reads(flips, change=1, every=1):
+    """What a read of the step returns over the runs of a session.
+
+    Args:
+      flips: Numbers of runs from which on the read comes out on the other side of the step's update.
+      change: By how much the step grows.
+      every: In how many runs it grows once.
+    """
+    values, after = [], False
+    for run in range(RUNS):
+        after ^= run in flips
+        values.append(change * (run // every + after))
+    return values
+
+
+def decided(values, of_step=True):
+    """Returns the scheduling and reason of a plan whose one integer result comes out as these values, run for run."""
+    with tf.Graph().as_default():
+        with v1.variable_scope("", use_resource=False):
+            step = v1.train.create_global_step()
+        placeholder = v1.placeholder(tf.int64, [])
+        read = next(op.outputs[0] for op in step.op.outputs[0].consumers() if op.type == "Identity")
+        fed, fetch = (step, read) if of_step else (placeholder, placeholder + 0)
+        with fasthooks.MonitoredSession() as session:
+            for value in values:
+                assert session.run(fetch, {fed: value}) == value
+            (plan,) = session.report()["plans"]
+    return plan["scheduling"], plan["reason"].partition(":")[0]
+
+
+INLINE = range(SETTLING, SETTLING + BLOCK)
+GOES_INLINE = "inline", "no slower"
+DIFFERS = "pool", "integers among the results come out otherwise inline"
+UNSETTLED = "pool", "the pool itself reads the global step now before and now after its update"
+
+
+@pytest.mark.parametrize(("flips", "expected"), [
+    ([], GOES_INLINE),
+    ([1, 2, 90], GOES_INLINE),  # the executor has not settled before
+    ([INLINE[0]], DIFFERS),
+    ([INLINE[0], INLINE[-1] + 1], DIFFERS),
+    ([INLINE[3], INLINE[4]], DIFFERS),
+    ([INLINE[-1] + 1], DIFFERS),
+    ([INLINE[-1] + 3], UNSETTLED),
+    ([SETTLING - BLOCK, SETTLING - BLOCK + 2], UNSETTLED),
+])
+@pytest.mark.parametrize("change", [1, 3, -2])
+def test_reads_of_the_step_decide(flips, change, expected):
+    scheduling, reason = decided(reads(flips, change))
+    # Both ways do the same here; which is faster is chance.
+    assert (scheduling, reason) == expected or (expected is GOES_INLINE and (scheduling, reason) == ("pool", "faster"))
+
+
+def test_steps_that_do_not_move_are_no_flip():
+    """As when gradients of several runs are accumulated."""
+    for every in (2, 5, 1000):
+        assert decided(reads([], every=every))[1] in ("no slower", "faster")
+
+
+def test_other_integers_may_come_as_they_like():
+    values = np.random.default_rng(0).integers(0, 1000, RUNS).tolist()
+    assert decided(values, of_step=False)[1] in ("no slower", "faster")
+    assert decided(values)[1] == UNSETTLED[1]
+
+
+def test_other_runs_in_between_are_no_flip():
+    """A step that another kind of run makes shows as one too many, and is none."""
+    with tf.Graph().as_default():
+        step = v1.train.create_global_step()
+        fetches = [step.read_value(), step.assign_add(1).op]
+        with fasthooks.MonitoredSession() as session:
+            for run in range(RUNS):
+                session.run(fetches)
+                if run % 3 == 0:
+                    session.run(fetches[1])
+            plans = {plan["fetches"][0]: plan for plan in session.report()["plans"] if plan["fetches"]}
+            assert plans[fetches[0].name]["reason"].partition(":")[0] in ("no slower", "faster")
+
+
+def test_pool_until_the_executor_has_settled():
+    with tf.Graph().as_default():
+        train, _ = tiny()
+        with fasthooks.MonitoredSession() as session:
+            seen = []
+            for _ in range(SETTLING + 2 * BLOCK * BLOCKS - BLOCK):
+                session.run(train)
+                seen.append(session.report()["plans"][0]["scheduling"])
+    assert seen == ["pool"] * SETTLING + ["trial"] * (2 * BLOCK * BLOCKS - BLOCK - 1) + [seen[-1]]
+    assert seen[-1] in ("pool", "inline")
