@@ -27,7 +27,7 @@ from cpython.object cimport PyObject
 from fasthooks._feed cimport FeedKey, FeedSpec, all_specs, feed_keys, same_keys
 from fasthooks._guard cimport dict_version
 from fasthooks._schedule cimport Schedule
-from fasthooks._structure cimport Template, sign, template
+from fasthooks._structure cimport sign, template
 
 cdef extern from "Python.h":
     PyObject* Py_False

@@ -2,11 +2,6 @@
 
 from typing import Any
 
-# Runs of a set on the pool alone, runs in a block, blocks of each kind.
-SETTLING: int
-BLOCK: int
-BLOCKS: int
-
 class Schedule:
     def __init__(self, session: Any, fetches: list[Any], feeds: list[Any], scheduling: str) -> None: ...
     def settle(self, scheduling: str, reason: str) -> None: ...

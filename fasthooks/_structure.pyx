@@ -310,8 +310,8 @@ class Elements:
         cdef Leaf leaf
         if isinstance(part, Leaf):
             leaf = <Leaf>part
-            found = self._elements(leaf)
-            indices = tuple([self._add(element) for element in found])
+            found = self.find(leaf)
+            indices = tuple([self.add(element) for element in found])
             self._leaves.append(leaf)
             if leaf.contract is None:
                 leaf.index = indices[0]
@@ -320,7 +320,8 @@ class Elements:
         for item in part.items:
             self.resolve(item)
 
-    def _elements(self, Leaf leaf):
+    def find(self, Leaf leaf not None):
+        """Returns the tensors and operations that a leaf stands for; raises as `resolve`."""
         fetch = leaf.fetch
         if (isinstance(fetch, (tensor_lib.Tensor, ops.Operation)) and fetch.graph is self.graph
                 and len(_expansions) == _n_expansions):
@@ -337,8 +338,8 @@ class Elements:
             leaf.contract = mapper.build_results
         return found
 
-    def _add(self, element):
-        # Where the element's value is; -1 for an operation.
+    def add(self, element):
+        """Returns where an element's value is; -1 for an operation. Raises as `resolve`."""
         known = self._index.get(id(element))
         if known is not None:
             return known[0]

@@ -150,7 +150,7 @@ def test_results_are_private_copies():
     both(program)
 
 
-def test_options_and_metadata_take_tensorflows_way():
+def test_options_and_metadata():
     def program(session):
         metadata = config_pb2.RunMetadata()
         y = tf.constant(1.0) + v1.placeholder_with_default(1.0, [])
@@ -158,7 +158,7 @@ def test_options_and_metadata_take_tensorflows_way():
             session.run(y, options=v1.RunOptions(trace_level=v1.RunOptions.FULL_TRACE), run_metadata=metadata)
         return len(metadata.step_stats.dev_stats) > 0
 
-    assert both(program)["steps"] == 0
+    assert both(program)["planned_steps"] == 3
 
 
 def test_an_interactive_session():
@@ -321,28 +321,20 @@ def test_a_monitored_session_is_refused():
 
 def test_more_kinds_of_run_take_turns_than_plans_are_kept():
     x = v1.placeholder_with_default(1.0, [])
-    outputs = [x * i for i in range(100)]
+    outputs = [x * i for i in range(34)]
+    kinds = [(one, other) for one in outputs for other in outputs]
     with fasthooks.accelerate(v1.Session()) as session:
-        for _ in range(12):
-            assert [session.run(output) for output in outputs] == list(range(100))
+        for _ in range(2):
+            assert [session.run(pair) for pair in kinds] == [(i, j) for i in range(34) for j in range(34)]
         report = session.report()
-        # Once each; nothing is prepared again and again. Most of what is kept is used.
-        assert report["plans_made"] == 100 and report["plans_evicted"] == 36
-        assert report["planned_steps"] > 1200 * 0.6
-        # What is new gets a plan at once, and so does, after a few runs, what was dropped and is now wanted.
-        new = x + 1
-        assert [session.run(new) for _ in range(3)] == [2, 2, 2]
-        assert session.report()["planned_steps"] == report["planned_steps"] + 3
-        before = session.report()["planned_steps"]
-        for _ in range(2000):
-            session.run(outputs[0])
-        assert session.report()["planned_steps"] > before + 500
+        assert report["planned_steps"] == report["steps"] == 2 * 34 * 34
+        assert len(report["plans"]) == 1024
 
 
 def test_kinds_of_run_that_do_not_come_again():
     x = v1.placeholder_with_default(1.0, [])
-    outputs = [x * i for i in range(300)]
+    outputs = [x * i for i in range(1100)]
     with fasthooks.accelerate(v1.Session()) as session:
-        assert [session.run(output) for output in outputs] == list(range(300))
+        assert [session.run(output) for output in outputs] == list(range(1100))
         report = session.report()
-        assert report["planned_steps"] == report["plans_made"] == 300 and len(report["plans"]) == 64
+        assert report["planned_steps"] == report["plans_made"] == 1100 and len(report["plans"]) == 1024
