@@ -41,7 +41,7 @@ cdef class HookDispatcher:
     cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
                        list mappings, list values, RunContextBase context, RunProtos protos, Clock* clock)
     cdef object read(self, object tensor)
-    cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos)
+    cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos, bint counted)
     cdef dict feeds_for(self, PreparedStep prepared, object feed_dict, object fed)
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict)
     cdef PreparedStep prepare_mixed(self, list requests, list acted, object feed_dict)

@@ -212,8 +212,8 @@ cdef class HookDispatcher:
             return self.unplanned_step(session, slots, fetches, feed_dict, &clock)
         part = <Template>prepared.plan.parts[0]
         mappings = held(part, fetches)
-        values = prepared.plan.call(feeds, self.cache.steps)
         self.cache.count_planned()
+        values = prepared.plan.call(feeds, self.cache.steps)
         clock.known = False
         i = 0
         # A kernel in Python, or another thread, may have changed the list or a hook meanwhile.
@@ -367,13 +367,13 @@ cdef class HookDispatcher:
             return self.run_raw(session, raw, active, acted, requests, user_feeds, context, protos, clock)
         mappings = [None if part is None else held(part, request)
                     for part, request in zip(prepared.plan.parts, requests)]
+        self.cache.count_planned()
         if protos is None and not self.needs_metadata:
             values = prepared.plan.call(feeds, self.cache.steps)
         else:
             if protos is None:
                 protos = RunProtos.__new__(RunProtos)
             values = _call_with(prepared.plan, feeds, protos)
-        self.cache.count_planned()
         clock.known = False
         self.finish(session, active, 0, acted, prepared, mappings, values, context, protos, clock)
         return built(prepared.plan.parts[0], values, mappings[0])
@@ -458,11 +458,12 @@ cdef class HookDispatcher:
 
     cdef object read(self, object tensor):
         # The value of one tensor, by a run of its own, as a hook would ask the raw session for it.
-        cdef tuple result = self.run_alone(tensor, None, None) if self.plannable() else None
+        cdef tuple result = self.run_alone(tensor, None, None, False) if self.plannable() else None
         return self.raw.run(tensor) if result is None else result[0]
 
-    cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos):
-        # A run that no hook has a part in; its result in a tuple, or None: there is no plan for this.
+    cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos, bint counted):
+        # A run that no hook has a part in; its result in a tuple, or None: there is no plan for this. `counted`: it is a
+        # step of the session.
         cdef PreparedStep prepared
         cdef dict feeds
         cdef list values, mappings
@@ -471,6 +472,8 @@ cdef class HookDispatcher:
         feeds = self.feeds_for(prepared, feed_dict, fed)
         if feeds is None:
             return None
+        if counted:
+            self.cache.count_planned()
         part = <Template>prepared.plan.parts[0]
         mappings = held(part, fetches)
         if protos is None:
@@ -486,7 +489,6 @@ cdef class HookDispatcher:
           A tuple with the result; None if nothing was run, because this run has to go TensorFlow's way.
         """
         cdef RunProtos protos = None
-        cdef tuple result
         self.cache.count_run()
         if options is not None or run_metadata is not None:
             protos = given_protos(options, run_metadata)
@@ -496,10 +498,7 @@ cdef class HookDispatcher:
         if fetches is None or not self.plannable():
             self.cache.decline("nothing is fetched, or a method of the session is patched")
             return None
-        result = self.run_alone(fetches, feed_dict, protos)
-        if result is not None:
-            self.cache.count_planned()
-        return result
+        return self.run_alone(fetches, feed_dict, protos, True)
 
 
 cdef bint _known_types(RunProtos protos) except -1:

@@ -142,10 +142,12 @@ cdef class FeedKey:
 
 
 cdef tuple feed_keys(object graph, object keys):
+    cdef FeedSpec spec
+    cdef dict outputs = {}
     known = tuple([FeedKey(graph, key) for key in keys])
-    specs = all_specs(known)
-    if len({id((<FeedSpec>spec).tensor) for spec in specs}) < len(specs):
-        raise Declined("a tensor is fed twice")
+    for spec in all_specs(known):
+        # Of a tensor that two keys name, the last value is fed, as with TensorFlow.
+        spec.output = outputs.setdefault(id(spec.tensor), spec.output)
     return known
 
 

@@ -276,14 +276,13 @@ cdef class PlanCache:
         for part in plan.parts:
             if part is not None:
                 elements.resolve(part)
-        feeds = []
         for spec in all_specs(plan.feeds):
-            feeds.append(spec.tensor)
-            fed[id(spec.tensor)] = spec.output
+            fed[id(spec.tensor)] = spec
+        feeds = [(<FeedSpec>one).tensor for one in fed.values()]
         n_fetched = elements.move_to_end(fed)
         fetches = elements.tensors[:n_fetched]
         if n_fetched < len(elements.tensors):
-            plan.fed = [fed[id(tensor)] for tensor in elements.tensors[n_fetched:]]
+            plan.fed = [(<FeedSpec>fed[id(tensor)]).output for tensor in elements.tensors[n_fetched:]]
         plan.outputs = [tensor._as_tf_output() for tensor in fetches]
         plan.operations = [op._c_op for op in elements.targets]
         # Ops that were added since the last run are not known to the native session yet.

@@ -12,12 +12,16 @@ cdef class Schedule:
     cdef int n_ops                  # ops of the pruned graph; -1: not counted
     cdef bint decided
     cdef object options             # once decided: TensorFlow's buffer of the run options; None: the pool
-    cdef int runs                   # runs before it was decided
+    cdef int runs                   # runs before it was decided; set back where there is more to wait for
+    cdef int rest                   # for how many runs a pool whose order differs is left alone next time
+    cdef int waits                  # how often the last runs before the first block were made again
+    cdef bint differs               # inline gave other integers than the pool
+    cdef bint pool_won              # the pool was faster when both were timed
+    cdef bint racing                # the pool has no order that inline could differ from
+    cdef int flips, changes         # how often a read of the global step changed sides on the pool, and of how many times
     cdef list pool_secs, inline_secs        # how long the timed runs took, seconds
-    cdef list last                  # integers that the last run returned, None for other values
-    cdef unsigned long last_step    # number of that run among all of the session
-    cdef bint last_inline
-    cdef list pool_changes, inline_changes  # for each value: by what it changed from one run to the next, a set
+    cdef list row                   # (inline?, values) of the last runs; integers, None for other values
+    cdef unsigned long last_step    # number of the last of them among the runs of the session
     # Options of the next run, which `note` is then told of.
     cdef object next_options(self)
     # What came of it: `secs` and values; `step` is its number among the runs of the session.
