@@ -91,7 +91,7 @@ class _PlainSessions:
     def __init__(self, prepare):
         self.prepare = prepare
 
-    def MonitoredSession(self, session_creator, hooks=()):  # noqa: N802
+    def MonitoredSession(self, session_creator, hooks=()):
         assert not hooks, "plain sessions have no hooks"
         return self.prepare(session_creator.create_session())
 
