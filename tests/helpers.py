@@ -372,7 +372,43 @@ def assert_same_as(stock, ours):
     assert_equal_records(dataclasses.replace(ours.record, logs=[]), dataclasses.replace(stock.record, logs=[]))
 
 
+_stock_ways = {}
+
+
+def same_in_way(way, program, key, directory):
+    """Runs a program in one of OUR_WAYS and, once for all of them, on TensorFlow; asserts that both tell the same.
+
+    Args:
+      way: One of OUR_WAYS.
+      program: A function of a `Run`.
+      key: Tells the program from all others.
+      directory: A Path under which both write.
+
+    Returns:
+      Our `WayRecord` and TensorFlow's.
+    """
+    stock = PLAIN_STOCK if way == "accelerated" else "tf"
+    records = {}
+    for name in (stock, way):  # one line runs both: it shows in the errors of their ops
+        records[name] = _stock_ways.get((name, key)) or record_way(program, name, directory / name)
+    _stock_ways[stock, key] = records[stock]
+    assert records[stock].record.error is None, records[stock].record.error
+    assert records[stock].record.notes
+    assert_same_as(records[stock], records[way])
+    return records[way], records[stock]
+
+
 # Programs' parts
+
+
+def attempt(run, session, fetches, feed_dict=None):
+    """Notes the result of a run, or what kind of error with which text it raised; a second passes."""
+    try:
+        run.note(session.run(fetches, feed_dict))
+    except Exception as error:
+        kind, text, *rest = describe_error(error)
+        run.note("error", kind, re.sub(r"\n\s*File .*", "", text.partition("\nOriginal stack trace")[0]), repr(rest))
+    run.clock.tick()
 
 
 def build_model(increment=1, use_resource=True):

@@ -5,45 +5,18 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import HOOKED_WAYS, OUR_WAYS, PLAIN_STOCK, assert_same_as, describe_error, quick_creator, record_way, v1
+from helpers import HOOKED_WAYS, OUR_WAYS, attempt, describe_error, quick_creator, same_in_way, v1
 from tensorflow.python.framework import function
 from tensorflow.python.ops import control_flow_ops
 
-FEW_WAYS = ("ours-auto", "ours-inline", "accelerated")  # where a monitored session of TensorFlow's adds nothing
-_stock = {}
+FEW_WAYS = ("ours-auto", "accelerated")  # where the others add nothing
 
 
 def assert_as_stock(way, program, key, directory, planned=None):
-    """Runs a program in a way and, once for all ways, on TensorFlow; asserts that they tell the same.
-
-    Args:
-      way: One of OUR_WAYS.
-      program: Of one argument, a Run.
-      key: Tells the program from others.
-      directory: A Path.
-      planned: The share of steps that are to take a plan; None: any.
-    """
-    stock_way = PLAIN_STOCK if way == "accelerated" else "tf"
-    if (stock_way, key) not in _stock:
-        _stock[stock_way, key] = record_way(program, stock_way, directory / "stock")
-    stock = _stock[stock_way, key]
-    assert stock.record.error is None, stock.record.error
-    assert stock.record.notes
-    ours = record_way(program, way, directory / "ours")
-    assert_same_as(stock, ours)
+    """`same_in_way`, and that at least a share of steps took a plan; None: any."""
+    ours, _ = same_in_way(way, program, ("dead", key), directory)
     if planned is not None:
         ours.assert_accelerated(planned)
-    return ours
-
-
-def attempt(run, session, fetches, feed_dict=None):
-    """Notes the result of a run or its error."""
-    try:
-        run.note(session.run(fetches, feed_dict))
-    except Exception as error:
-        kind, text, *rest = describe_error(error)
-        run.note(kind, text.partition("\nOriginal stack trace")[0], repr(rest))
-    run.clock.tick()
 
 
 # Tensors that are not computed
@@ -87,7 +60,7 @@ DEAD = {
 }
 
 
-@pytest.mark.parametrize("way", (*FEW_WAYS, "patched"))
+@pytest.mark.parametrize("way", ["ours-auto", "patched", "accelerated"])
 @pytest.mark.parametrize("kind", DEAD)
 def test_branches_not_taken(way, kind, tmp_path):
     """A run whose fetch was not computed raises TensorFlow's error, after runs in which it was and before them."""

@@ -10,7 +10,7 @@ import random
 
 import pytest
 import tensorflow as tf
-from helpers import HOOKED_WAYS, OUR_WAYS, PLAIN_STOCK, assert_same_as, build_model, quick_creator, record_way, v1
+from helpers import HOOKED_WAYS, OUR_WAYS, build_model, quick_creator, same_in_way, v1
 from tensorflow.core.protobuf import rewriter_config_pb2
 from tensorflow.python.framework import function
 
@@ -230,18 +230,11 @@ HOOKED_PROGRAMS = {
 
 # Tests
 
-_stock = {}
-
 
 def assert_as_stock(way, program, key, directory, share=1.0):
-    """Runs a program in a way and, once for all ways, on TensorFlow; asserts that they tell the same."""
-    stock_way = PLAIN_STOCK if way == "accelerated" else "tf"
-    if (stock_way, key) not in _stock:
-        _stock[stock_way, key] = record_way(program, stock_way, directory / "stock")
-    stock = _stock[stock_way, key]
-    ours = record_way(program, way, directory / "ours")
-    assert stock.record.error is None and len(stock.record.notes) >= 40
-    assert_same_as(stock, ours)
+    """`same_in_way`, and that at least a share of steps took a plan; returns our record."""
+    ours, stock = same_in_way(way, program, ("kernels", key), directory)
+    assert len(stock.record.notes) >= 40
     ours.assert_accelerated(share)
     return ours
 
@@ -263,13 +256,13 @@ def test_forms_of_fetches_in_turn(way, kernel, tmp_path):
 
 @pytest.mark.parametrize("way", ["ours-auto", "accelerated"])
 @pytest.mark.parametrize("config", CONFIGS[1:])
-@pytest.mark.parametrize("kernel", ["noinline", "map_fn", "cond", "while_loop"])
+@pytest.mark.parametrize("kernel", ["noinline", "map_fn", "while_loop"])
 def test_graph_options(way, config, kernel, tmp_path):
     program = functools.partial(alternating, kernel=kernel, config=config, steps=40)
     assert_as_stock(way, program, ("config", config, kernel), tmp_path)
 
 
-@pytest.mark.parametrize("way", OUR_WAYS)
+@pytest.mark.parametrize("way", ["ours-auto", "patched", "accelerated"])
 @pytest.mark.parametrize("kernel", ["op", "noinline"])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_other_runs_in_between(way, kernel, name, tmp_path):
