@@ -7,6 +7,7 @@ clock of its own and captured logs and gives back all there is to compare.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import pathlib
@@ -26,6 +27,7 @@ from tensorflow.python.training import training_util
 from tensorflow.python.util import deprecation
 
 import fasthooks
+from fasthooks import _plan
 
 v1 = tf.compat.v1
 STOCK = v1.train
@@ -72,6 +74,41 @@ MIXES = {
 }
 
 
+SCHEDULINGS = ("auto", "pool", "inline")
+
+
+class _OurSessions:
+    # Our monitored sessions with one scheduling.
+
+    def __init__(self, scheduling):
+        for name in SESSIONS:
+            setattr(self, name, functools.partial(getattr(fasthooks, name), scheduling=scheduling))
+
+
+class _PlainSessions:
+    # Makes plain sessions where programs ask for a monitored one without hooks.
+
+    def __init__(self, prepare):
+        self.prepare = prepare
+
+    def MonitoredSession(self, session_creator, hooks=()):
+        assert not hooks, "plain sessions have no hooks"
+        return self.prepare(session_creator.create_session())
+
+
+# Ways to run a program's steps, by readable test id; those that start with "tf" are TensorFlow's own.
+PLAIN_STOCK = "tf-plain"
+WAYS = {
+    "tf": Api(STOCK, STOCK),
+    PLAIN_STOCK: Api(_PlainSessions(lambda session: session), STOCK),
+    **{f"ours-{scheduling}": Api(_OurSessions(scheduling), fasthooks) for scheduling in SCHEDULINGS},
+    "patched": Api(STOCK, STOCK, patched=True),
+    "accelerated": Api(_PlainSessions(fasthooks.accelerate), STOCK),
+}
+OUR_WAYS = tuple(way for way in WAYS if not way.startswith("tf"))
+HOOKED_WAYS = tuple(way for way in OUR_WAYS if way != "accelerated")
+
+
 class Clock:
     """Stands in for `time.time`: stands still until told otherwise, counts readings by the thread that made it."""
 
@@ -97,6 +134,12 @@ class Run:
     dir: str
     clock: Clock
     notes: list
+    reports: list = dataclasses.field(default_factory=list)
+
+    def keep_report(self, session):
+        """Keeps a session's report, if it gives one; reports are not compared."""
+        if hasattr(session, "report"):
+            self.reports.append(session.report())
 
     def note(self, *values):
         """Puts values, with their types, into what is compared."""
@@ -283,7 +326,89 @@ def assert_equal_records(ours, stock):
         assert getattr(ours, field.name) == getattr(stock, field.name), field.name
 
 
+@dataclasses.dataclass
+class WayRecord:
+    """What `record_way` saw: the record, and what is not compared, our count of steps and the reports that were kept."""
+
+    record: Record
+    steps: int
+    planned: int
+    reports: list
+
+    def assert_accelerated(self, share=1.0):
+        """Asserts that there were steps and that this share of them took a plan."""
+        assert self.steps and self.planned >= share * self.steps, (self.planned, self.steps, self.reports)
+
+    def schedulings(self):
+        """Returns how each plan of the reports is scheduled."""
+        return [plan["scheduling"] for report in self.reports for plan in report["plans"]]
+
+
+def totals():
+    """Returns (steps, steps that took a plan) of all our, patched and accelerated sessions of the process so far."""
+    counts = _plan.totals()
+    return counts["steps"], counts["planned_steps"]
+
+
+def record_way(program, way, directory):
+    """Runs a program of one argument, a `Run`, in one of `WAYS`; returns a `WayRecord`."""
+    kept = []
+
+    def run_and_keep(run):
+        try:
+            return program(run)
+        finally:
+            kept.extend(run.reports)
+
+    before = totals()
+    seen = record(run_and_keep, WAYS[way], directory)
+    return WayRecord(seen, *(now - then for now, then in zip(totals(), before)), kept)
+
+
+def assert_same_as(stock, ours):
+    """Asserts that two `WayRecord`s tell the same, log lines apart: step by step first, which is easier to read."""
+    for number, (our_note, stock_note) in enumerate(zip(ours.record.notes, stock.record.notes)):
+        assert our_note == stock_note, f"note {number}"
+    assert_equal_records(dataclasses.replace(ours.record, logs=[]), dataclasses.replace(stock.record, logs=[]))
+
+
+_stock_ways = {}
+
+
+def same_in_way(way, program, key, directory):
+    """Runs a program in one of OUR_WAYS and, once for all of them, on TensorFlow; asserts that both tell the same.
+
+    Args:
+      way: One of OUR_WAYS.
+      program: A function of a `Run`.
+      key: Tells the program from all others.
+      directory: A Path under which both write.
+
+    Returns:
+      Our `WayRecord` and TensorFlow's.
+    """
+    stock = PLAIN_STOCK if way == "accelerated" else "tf"
+    records = {}
+    for name in (stock, way):  # one line runs both: it shows in the errors of their ops
+        records[name] = _stock_ways.get((name, key)) or record_way(program, name, directory / name)
+    _stock_ways[stock, key] = records[stock]
+    assert records[stock].record.error is None, records[stock].record.error
+    assert records[stock].record.notes
+    assert_same_as(records[stock], records[way])
+    return records[way], records[stock]
+
+
 # Programs' parts
+
+
+def attempt(run, session, fetches, feed_dict=None):
+    """Notes the result of a run, or what kind of error with which text it raised; a second passes."""
+    try:
+        run.note(session.run(fetches, feed_dict))
+    except Exception as error:
+        kind, text, *rest = describe_error(error)
+        run.note("error", kind, re.sub(r"\n\s*File .*", "", text.partition("\nOriginal stack trace")[0]), repr(rest))
+    run.clock.tick()
 
 
 def build_model(increment=1, use_resource=True):
@@ -318,11 +443,11 @@ def usual_hooks(run, loss, last_step=10):
     ]
 
 
-def quick_creator(run):
+def quick_creator(run, config=None):
     """A session creator that leaves out the checks of variables, which take most of a short program's time."""
     nothing = tf.constant([], tf.string)
     return run.api.ChiefSessionCreator(run.api.Scaffold(
-        ready_op=nothing, ready_for_local_init_op=nothing, local_init_op=tf.no_op()))
+        ready_op=nothing, ready_for_local_init_op=nothing, local_init_op=tf.no_op()), config=config)
 
 
 def train(run, hooks, fetches, steps=100, secs=1.0, session_creator=None):
