@@ -19,7 +19,7 @@ from cpython.object cimport PyObject
 
 from fasthooks._context cimport RunProtos, given_protos
 from fasthooks._dispatch cimport HookDispatcher
-from fasthooks._guard cimport HAVE_DICT_VERSIONS, ClassGuard, dict_version, own_version
+from fasthooks._guard cimport ClassGuard, dict_version, new_dict_version, new_own_version, own_version, watch_names
 from fasthooks._plan cimport PlanCache, count_unseen
 
 cdef extern from "Python.h":
@@ -35,6 +35,7 @@ cdef str _REPLACED = "a method of the session was replaced"
 # Methods that the short way goes round.
 cdef tuple _link_methods = ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
                             "_raise_if_feeds_intersects", "raise_requested_exception")
+watch_names((*_link_methods, "_sess", "_coord", "_stop_event"))
 cdef ClassGuard _monitored_guard = ClassGuard(
     monitored_session._MonitoredSession, monitored_session, ("run", "should_stop"))
 cdef ClassGuard _recoverable_guard = ClassGuard(
@@ -229,6 +230,7 @@ cdef HookDispatcher attached_dispatcher(object session):
         _check_hooks(session._hooks)
     version = dict_version(<PyObject*>fields)
     if version != attached.version or version == 0:
+        version = new_dict_version(<PyObject*>fields)
         if _sets_method(fields):
             return None
         attached.version = version
@@ -261,21 +263,16 @@ def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
 
 cdef class Chain:
     cdef bint is_as_it_was(self) except -1:
-        if HAVE_DICT_VERSIONS:
-            return (dict_version(<PyObject*>self.outer_fields) == self.outer_version
-                    and dict_version(<PyObject*>self.coordinated_fields) == self.coordinated_version
-                    and own_version(<PyObject*>self.hooked) == self.hooked_version)
-        return (self.outer_fields["_sess"] is (self.hooked if self.outer is self.coordinated else self.coordinated)
-                and self.coordinated_fields["_sess"] is self.hooked
-                and self.coordinated_fields["_coord"] is self.coordinator
-                and not _sets_method(self.outer_fields) and not _sets_method(self.coordinated_fields)
-                and not self.hooked.is_patched())
+        return (is_version(self.outer_version, dict_version(<PyObject*>self.outer_fields))
+                and is_version(self.coordinated_version, dict_version(<PyObject*>self.coordinated_fields))
+                and is_version(self.hooked_version, own_version(<PyObject*>self.hooked)))
 
     cdef bint coordinator_is_as_it_was(self) except -1:
-        if HAVE_DICT_VERSIONS:
-            return dict_version(<PyObject*>self.coordinator_fields) == self.coordinator_version
-        return (not _sets_method(self.coordinator_fields)
-                and vars(self.coordinator_fields["_stop_event"]) is self.event_fields)
+        return is_version(self.coordinator_version, dict_version(<PyObject*>self.coordinator_fields))
+
+
+cdef inline bint is_version(unsigned long long known, unsigned long long version) noexcept:
+    return known == version and version != 0
 
 
 cdef bint _sets_method(dict fields) except -1:
@@ -309,22 +306,23 @@ cdef class SessionRunner:
         chain.coordinated = link
         chain.outer_fields = chain.outer.__dict__
         chain.coordinated_fields = link.__dict__
+        chain.outer_version = new_dict_version(<PyObject*>chain.outer_fields)
+        chain.coordinated_version = new_dict_version(<PyObject*>chain.coordinated_fields)
         if _sets_method(chain.outer_fields) or _sets_method(chain.coordinated_fields):
             return None
         chain.coordinator = coordinator = link._coord
+        if type(coordinator) is not _Coordinator or type(link._sess) is not _our_guard.cls:
+            return None
+        chain.coordinator_fields = coordinator.__dict__
+        chain.coordinator_version = new_dict_version(<PyObject*>chain.coordinator_fields)
+        chain.hooked_version = new_own_version(<PyObject*>link._sess)
         # A raw session that can stop by itself is asked by the chain.
-        if (type(link._sess) is not _our_guard.cls or link._sess._wrapped_is_stoppable
-                or (<HookedSessionBase>link._sess).is_patched() or type(coordinator) is not _Coordinator
-                or type(coordinator._stop_event) is not _Event or _sets_method(vars(coordinator))
+        if (link._sess._wrapped_is_stoppable or (<HookedSessionBase>link._sess).is_patched()
+                or type(coordinator._stop_event) is not _Event or _sets_method(chain.coordinator_fields)
                 or not (_monitored_guard.intact() and _recoverable_guard.intact() and _coordinated_guard.intact())):
             return None
         chain.hooked = link._sess
-        chain.coordinator_fields = coordinator.__dict__
         chain.event_fields = coordinator._stop_event.__dict__
-        chain.hooked_version = own_version(<PyObject*>chain.hooked)
-        chain.coordinator_version = dict_version(<PyObject*>chain.coordinator_fields)
-        chain.outer_version = dict_version(<PyObject*>chain.outer_fields)
-        chain.coordinated_version = dict_version(<PyObject*>chain.coordinated_fields)
         self.chain = chain
         return chain
 

@@ -21,7 +21,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM
 
 from fasthooks._context cimport RunContextBase, RunProtos, given_protos, new_context, new_values
 from fasthooks._feed cimport feed_values, plain_dict
-from fasthooks._guard cimport ClassGuard, dict_version
+from fasthooks._guard cimport ClassGuard, dict_version, new_dict_version, watch_names
 from fasthooks._plan cimport Plan, PlanCache
 from fasthooks._slot cimport Slot
 from fasthooks._structure cimport Leaf, MappingTemplate, Template, built, held
@@ -33,6 +33,7 @@ cdef object _HookedSession = monitored_session._HookedSession
 
 # Methods that a step does not call because it does what they do. Those of the hooked session are `_chain`'s to watch.
 cdef tuple _session_methods = ("run", "_run", "_do_run", "_call_tf_sessionrun", "_extend_graph")
+watch_names(_session_methods)
 # Kinds of raw session -> guard of what a plan stands in for. Any other kind takes TensorFlow's way.
 cdef dict _session_guards = {
     cls: ClassGuard(cls, session_lib, _session_methods) for cls in (session_lib.Session, session_lib.InteractiveSession)}
@@ -137,6 +138,7 @@ cdef class HookDispatcher:
             return False
         version = dict_version(<PyObject*>self.raw_fields)
         if version != self.raw_version or version == 0:
+            version = new_dict_version(<PyObject*>self.raw_fields)
             for name in _session_methods:
                 if PyDict_Contains(self.raw_fields, name):
                     return False

@@ -7,35 +7,79 @@ from cpython.object cimport PyObject, PyTypeObject
 
 cdef extern from *:
     """
-    /* A number that changes whenever the type or one of its bases is modified; 0: not known, look slowly. */
-    static CYTHON_INLINE unsigned int fasthooks_type_tag(PyTypeObject *type) {
-    #if PY_VERSION_HEX < 0x030C0000
+    /* Python 3.12 and later tell of changes of a dict that is watched; before, each dict has a version. */
+    #define FASTHOOKS_WATCHES (PY_VERSION_HEX >= 0x030C0000)
+
+    #if !FASTHOOKS_WATCHES
+    #define fasthooks_dict_bits(dict) 0ULL
+    #define PyDict_AddWatcher(callback) (-1)
+    #define PyDict_Watch(watcher, dict) 0
+    #elif PY_VERSION_HEX >= 0x030E0000
+    #define fasthooks_dict_bits(dict) ((unsigned long long)((PyDictObject *)(dict))->_ma_watcher_tag)
+    #else
+    #define fasthooks_dict_bits(dict) ((unsigned long long)((PyDictObject *)(dict))->ma_version_tag)
+    #endif
+
+    /* Counts of one place: `epoch` and the object's address. */
+    static CYTHON_INLINE unsigned long long fasthooks_stamp(unsigned long long epoch, void *object) {
+        return (epoch << 44) ^ (epoch << 20) ^ ((unsigned long long)(size_t)object >> 4) ^ (1ULL << 63);
+    }
+
+    static CYTHON_INLINE unsigned long long fasthooks_type_tag(PyTypeObject *type, unsigned long long epoch, int watcher) {
+    #if FASTHOOKS_WATCHES
+        /* Bases that were exchanged give the class another tuple. */
+        if (watcher >= 0) return fasthooks_stamp(epoch, type->tp_mro);
+    #else
         if (!PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG)) return 0;
     #endif
         return type->tp_version_tag;
     }
 
-    /* A number that changes with every change of the dict and that no two dicts ever share; 0: this Python has none. */
-    #define FASTHOOKS_DICT_VERSIONS (PY_VERSION_HEX < 0x030D0000)
-    static CYTHON_INLINE unsigned long long fasthooks_dict_version(PyObject *dict) {
-    #if FASTHOOKS_DICT_VERSIONS
-        return ((PyDictObject *)dict)->ma_version_tag;
+    static CYTHON_INLINE unsigned long long fasthooks_dict_version(PyObject *dict, unsigned long long epoch, int watcher) {
+    #if FASTHOOKS_WATCHES
+        return watcher >= 0 && (fasthooks_dict_bits(dict) >> watcher & 1) ? fasthooks_stamp(epoch, dict) : 0;
     #else
-        return 0;
+        return ((PyDictObject *)dict)->ma_version_tag;
     #endif
     }
 
-    /* The same for the dict of an object that has room for a pointer to it; all bits set: it has no dict yet. */
-    static CYTHON_INLINE unsigned long long fasthooks_own_version(PyObject *object) {
-        PyObject *dict = *(PyObject **)((char *)object + Py_TYPE(object)->tp_dictoffset);
-        return dict == NULL ? ~0ULL : fasthooks_dict_version(dict);
+    static CYTHON_INLINE PyObject *fasthooks_own_dict(PyObject *object) {
+        return *(PyObject **)((char *)object + Py_TYPE(object)->tp_dictoffset);
     }
     """
-    bint HAVE_DICT_VERSIONS "FASTHOOKS_DICT_VERSIONS"
-    unsigned long long own_version "fasthooks_own_version"(PyObject *object) noexcept nogil
-    unsigned long long dict_version "fasthooks_dict_version"(PyObject *mapping) noexcept nogil
-    unsigned int type_tag "fasthooks_type_tag"(PyTypeObject *type) noexcept nogil
+    bint WATCHES "FASTHOOKS_WATCHES"
+    unsigned long long _type_tag "fasthooks_type_tag"(PyTypeObject*, unsigned long long, int) noexcept nogil
+    unsigned long long _dict_version "fasthooks_dict_version"(PyObject*, unsigned long long, int) noexcept nogil
+    PyObject* _own_dict "fasthooks_own_dict"(PyObject*) noexcept nogil
 
+# Counts the changes of watched dicts that concern any guard.
+cdef unsigned long long epoch
+# CPython's numbers of our watchers of classes' dicts and of objects' dicts; -1: there is none.
+cdef int class_watcher, object_watcher
+
+# A number that changes whenever the class or one of its bases is modified in what guards look at; 0: not known, look
+# slowly. It holds for classes that `new_type_tag` was called for.
+cdef inline unsigned long long type_tag(PyTypeObject* cls) noexcept:
+    return _type_tag(cls, epoch, class_watcher)
+
+# A number that changes with every change of the dict that concerns a guard, and that no other dict has meanwhile; 0: not
+# known, look slowly, and call `new_dict_version`. Up to Python 3.11 every change changes it.
+cdef inline unsigned long long dict_version(PyObject* mapping) noexcept:
+    return _dict_version(mapping, epoch, object_watcher)
+
+# The same for the dict of an object that has room for a pointer to it; all bits set: it has no dict yet.
+cdef inline unsigned long long own_version(PyObject* obj) noexcept:
+    cdef PyObject* mapping = _own_dict(obj)
+    return ~0ULL if mapping is NULL else dict_version(mapping)
+
+# The numbers of now, of classes and dicts that are watched from now on. To be asked for before the look that they stand for.
+cdef unsigned long long new_type_tag(PyTypeObject* cls) except? 0
+cdef unsigned long long new_dict_version(PyObject* mapping) except? 0
+cdef unsigned long long new_own_version(PyObject* obj) except? 0
+
+# Declares attributes of objects, or of classes, whose changes concern a guard.
+cdef int watch_names(object names) except -1
+cdef int watch_class_names(object names) except -1
 
 # The instance `__dict__` as it is now (a new reference), or NULL without an error set where there is none.
 cdef PyObject* instance_dict(PyObject* obj) noexcept
@@ -51,11 +95,11 @@ cdef class ClassGuard:
     cdef readonly type cls      # the class that is watched
     cdef dict originals         # name -> the function that TensorFlow defines; None: it was patched before our import
     cdef tuple bases            # guards of base classes: a change of one also changes the tag of `cls`
-    cdef unsigned int tag       # version tag of `cls` at the last look
+    cdef unsigned long long tag     # `type_tag` of `cls` at the last look
     cdef bint unchanged         # result of the last look
     # True while `cls` and its guarded bases resolve every name to TensorFlow's own function.
     cdef inline bint intact(self) except -1:
-        cdef unsigned int tag = type_tag(<PyTypeObject*>self.cls)
+        cdef unsigned long long tag = type_tag(<PyTypeObject*>self.cls)
         return self.unchanged if tag == self.tag and tag != 0 else self.look()
     cdef bint look(self) except -1
 
@@ -63,12 +107,9 @@ cdef class ClassGuard:
 cdef class Watched:
     cdef dict __dict__                      # the object's own attributes, at a fixed place: `own_version` relies on it
     cdef unsigned long long checked_version     # version of that dict at the last look
-    cdef unsigned int checked_tag           # the type's tag at the last look
+    cdef unsigned long long checked_tag     # the type's tag at the last look
     cdef PyTypeObject* checked_type         # the type at the last look; never dereferenced
-    cdef bint classes_known                 # result of the last look at the classes
-    cdef bint stock                         # that, and no method was set on the object
-    # Whether a method was set on the object.
-    cdef bint sets_method(self) except -1
+    cdef bint stock                         # result of the last look
     # Whether all that the compiled path replaces is known code; `is_stock` below asks without a call.
     cdef bint look(self) except -1
     # Methods the compiled path stands in for, and attributes it reads as C fields.
@@ -77,12 +118,11 @@ cdef class Watched:
 
 
 cdef inline bint is_stock(Watched watched) except -1:
-    # A few compares, unless an attribute was set or a class changed; a few look-ups where dicts have no versions.
+    # A few compares, unless an attribute was set or a class changed.
     cdef PyTypeObject* cls = (<PyObject*>watched).ob_type
-    cdef unsigned int tag = type_tag(cls)
+    cdef unsigned long long tag = type_tag(cls), version
     if cls is watched.checked_type and tag == watched.checked_tag and tag != 0:
-        if not HAVE_DICT_VERSIONS:
-            return watched.classes_known and not watched.sets_method()
-        if own_version(<PyObject*>watched) == watched.checked_version:
+        version = own_version(<PyObject*>watched)
+        if version == watched.checked_version and version != 0:
             return watched.stock
     return watched.look()

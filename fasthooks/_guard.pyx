@@ -3,9 +3,13 @@
 
 A compiled path may only replace a method whose behaviour it knows. Programs patch TensorFlow's classes, set methods on
 objects, subclass and mock, before and after a session was made, and all of that must be found on the next step. Two
-cheap facts make the question affordable on every step: CPython's version tag of a type, which changes with every
-change of the class or of its bases, and up to Python 3.12 the version of a dict (from 3.13 on the few names are looked
-up). Only when one of them moved are the classes walked again.
+cheap numbers make the question affordable on every step, one for a class with its bases, one for the `__dict__` of an
+object. Only when one of them moved are the classes walked again.
+
+Up to Python 3.11 CPython keeps such numbers: the version tag of a type and the version of a dict. Later ones have no
+version of dicts, and give a class no new tag after 1,000 changes. They call back when a watched dict changes: ours count
+the changes of names that guards look at, in `epoch`, from which the numbers are made. Other names do not count:
+hooks set attributes of their own on every step.
 """
 
 from cpython.object cimport PyObject, PyTypeObject
@@ -14,6 +18,33 @@ from cpython.ref cimport Py_DECREF
 cdef extern from "Python.h":
     PyObject* PyObject_GenericGetDict(PyObject*, void*)
     void PyErr_Clear() noexcept
+    bint PyUnicode_CheckExact(PyObject*) noexcept
+    int PySet_Contains(PyObject*, PyObject*) noexcept
+    int PyDict_Watch(int, PyObject*) except -1
+
+cdef extern from *:
+    """
+    #if FASTHOOKS_WATCHES
+    #define fasthooks_add_watcher(callback) PyDict_AddWatcher((PyDict_WatchCallback)(callback))
+    #define FASTHOOKS_DEALLOCATED PyDict_EVENT_DEALLOCATED
+    #define FASTHOOKS_WHOLE(event) ((event) == PyDict_EVENT_CLONED || (event) == PyDict_EVENT_CLEARED)
+    #define fasthooks_class_dict(type) PyType_GetDict((PyTypeObject *)(type))
+    #define fasthooks_is_split(dict) (PY_VERSION_HEX >= 0x030D0000 && ((PyDictObject *)(dict))->ma_values != NULL)
+    #else
+    #define fasthooks_add_watcher(callback) ((void)(callback), -1)
+    #define FASTHOOKS_DEALLOCATED 0
+    #define FASTHOOKS_WHOLE(event) 0
+    #define fasthooks_class_dict(type) NULL
+    #define fasthooks_is_split(dict) 0
+    #endif
+    """
+    int add_watcher "fasthooks_add_watcher"(void*) noexcept
+    int DEALLOCATED "FASTHOOKS_DEALLOCATED"
+    bint is_whole "FASTHOOKS_WHOLE"(int event) noexcept
+    bint is_split "fasthooks_is_split"(PyObject*) noexcept
+    PyObject* class_dict "fasthooks_class_dict"(PyObject*) noexcept
+    bint is_heap_type "PyType_HasFeature"(PyTypeObject*, unsigned long) noexcept
+    unsigned long Py_TPFLAGS_HEAPTYPE
 
 # Strong references to the functions whose behaviour the compiled triggers reproduce, by identity: a patched-in
 # function may be unhashable or compare equal to anything.
@@ -25,6 +56,91 @@ _known_classes = set()
 _stand_ins = {}
 # Names that change how every other attribute is found; a class that defines one is never taken for known.
 cdef frozenset _lookup_names = frozenset({"__getattribute__", "__getattr__", "__setattr__", "__delattr__"})
+
+
+# Names whose changes count, in the dicts of objects and in those of classes.
+cdef set _object_names = set()
+cdef set _class_names = set(_lookup_names)
+
+# How often a class was looked at; see `looks`.
+cdef unsigned long long _looks = 0
+
+epoch = 1
+class_watcher = object_watcher = -1
+
+
+cdef int count_change(set names, int event, PyObject* key) noexcept:
+    # Called by CPython before the dict changes, in the middle of anything: runs no Python code.
+    global epoch
+    if event == DEALLOCATED:
+        return 0
+    if (is_whole(event) or key is NULL or not PyUnicode_CheckExact(key)
+            or PySet_Contains(<PyObject*>names, key) != 0):
+        epoch += 1
+    return 0
+
+
+cdef int class_changes(int event, PyObject* mapping, PyObject* key, PyObject* value) noexcept:
+    return count_change(_class_names, event, key)
+
+
+cdef int object_changes(int event, PyObject* mapping, PyObject* key, PyObject* value) noexcept:
+    return count_change(_object_names, event, key)
+
+
+if WATCHES:
+    class_watcher = add_watcher(<void*>class_changes)
+    object_watcher = add_watcher(<void*>object_changes)
+    # There are eight in a process: without them every look is a slow one.
+    PyErr_Clear()
+
+
+cdef int watch_names(object names) except -1:
+    _object_names.update(names)
+    return watch_class_names(names)
+
+
+cdef int watch_class_names(object names) except -1:
+    _class_names.update(names)
+    return 0
+
+
+cdef unsigned long long new_type_tag(PyTypeObject* cls) except? 0:
+    cdef PyObject* found
+    global _looks
+    _looks += 1
+    kind = <object>cls
+    if class_watcher < 0:
+        # Any look-up on the class gives it a tag again if a change took it away.
+        getattr(kind, "__init__", None)
+        return type_tag(cls)
+    for base in kind.__mro__:
+        # What C code defines cannot be changed.
+        if is_heap_type(<PyTypeObject*>base, Py_TPFLAGS_HEAPTYPE):
+            found = class_dict(<PyObject*>base)
+            names = <object>found
+            Py_DECREF(names)    # `names` holds its own reference
+            PyDict_Watch(class_watcher, found)
+    return type_tag(cls)
+
+
+cdef unsigned long long new_dict_version(PyObject* mapping) except? 0:
+    if object_watcher < 0 or type(<object>mapping) is not dict:
+        return dict_version(mapping)
+    if is_split(mapping) and <object>mapping:
+        # In Python 3.13 such a dict shares its values with the object, and setting an attribute of that calls nobody back.
+        # Taking an item out makes it a dict of its own; the last item goes back to where it was.
+        fields = <dict><object>mapping
+        name, value = fields.popitem()
+        fields[name] = value
+    if not is_split(mapping):
+        PyDict_Watch(object_watcher, mapping)
+    return dict_version(mapping)
+
+
+cdef unsigned long long new_own_version(PyObject* obj) except? 0:
+    cdef PyObject* mapping = _own_dict(obj)
+    return ~0ULL if mapping is NULL else new_dict_version(mapping)
 
 
 def know(*functions):
@@ -67,6 +183,11 @@ def is_own_method(cls, name, function, module):
     """Whether `function` is what `module`'s file defines as the method `name` of `cls`, or of the base it has it from."""
     owner = next((base for base in cls.__mro__ if name in base.__dict__), cls)
     return is_defined_in(function, module, f"{owner.__qualname__}.{name}")
+
+
+def looks():
+    """Returns how often a class was looked at slowly so far: for tests, since quiet steps look at none."""
+    return _looks
 
 
 cdef PyObject* instance_dict(PyObject* obj) noexcept:
@@ -118,6 +239,7 @@ cdef class ClassGuard:
     def __init__(self, type cls not None, module, tuple names not None, tuple bases=()):
         self.cls = cls
         self.bases = bases
+        watch_class_names(names)
         self.originals = {}
         for name in names:
             function = original_of(getattr(cls, name))
@@ -125,15 +247,15 @@ cdef class ClassGuard:
 
     cdef bint look(self) except -1:
         cdef ClassGuard base
+        cdef unsigned long long tag = new_type_tag(<PyTypeObject*>self.cls)
         self.unchanged = True
         for name, original in self.originals.items():
-            # The look-up also makes CPython give the changed class a new tag.
             if original is None or original_of(getattr(self.cls, name)) is not original:
                 self.unchanged = False
         for base in self.bases:
             if not base.intact():
                 self.unchanged = False
-        self.tag = type_tag(<PyTypeObject*>self.cls)
+        self.tag = tag
         return self.unchanged
 
 
@@ -146,17 +268,19 @@ cdef class Watched:
     cdef tuple watched_fields(self):
         return ()
 
-    cdef bint sets_method(self) except -1:
-        return is_any_set(self, self.watched_methods())
-
     cdef bint look(self) except -1:
-        self.classes_known = definitions_known(type(self), self.watched_methods(), self.watched_fields())
-        self.stock = self.classes_known and not self.sets_method()
-        # Any look-up on the class gives it a tag again if a change took it away.
-        getattr(type(self), "__init__", None)
-        self.checked_type = (<PyObject*>self).ob_type
-        self.checked_tag = type_tag(self.checked_type)
-        self.checked_version = own_version(<PyObject*>self)
+        cdef PyTypeObject* cls = (<PyObject*>self).ob_type
+        cdef unsigned long long tag, version
+        cdef tuple methods = self.watched_methods()
+        watch_names(methods)
+        watch_class_names(self.watched_fields())
+        tag = new_type_tag(cls)
+        version = new_own_version(<PyObject*>self)
+        self.stock = definitions_known(type(self), methods, self.watched_fields()) and not is_any_set(self, methods)
+        self.checked_type = cls
+        self.checked_tag = tag
+        # The look at the object may have given it its dict.
+        self.checked_version = version if version != ~0ULL else new_own_version(<PyObject*>self)
         return self.stock
 
     def __reduce_ex__(self, protocol):

@@ -25,7 +25,7 @@ from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 
 from fasthooks._feed cimport FeedKey, FeedSpec, all_specs, feed_keys, same_keys
-from fasthooks._guard cimport dict_version
+from fasthooks._guard cimport dict_version, new_dict_version, watch_names
 from fasthooks._schedule cimport Schedule
 from fasthooks._structure cimport sign, template
 
@@ -39,6 +39,7 @@ cdef object _read_buffer = pywrap_tf_session.TF_GetBuffer
 cdef object _delete_buffer = pywrap_tf_session.TF_DeleteBuffer
 cdef object _OpError = errors.OpError
 cdef list _expansions = session_lib._REGISTERED_EXPANSIONS
+watch_names(("_session", "_closed"))
 # Deeper structures, and those that contain themselves, are TensorFlow's to judge.
 cdef int _MAX_DEPTH = 32
 # What all caches of this process counted together; see `totals`.
@@ -87,12 +88,13 @@ cdef class Plan:
 
     cdef int check_open(self) except -1:
         # A missing native session would be a null pointer inside TensorFlow.
+        cdef unsigned long long version = new_dict_version(<PyObject*>self.session_fields)
         cdef PyObject* native = PyDict_GetItemWithError(self.session_fields, "_session")
         cdef PyObject* closed = PyDict_GetItemWithError(self.session_fields, "_closed")
         if native is NULL or native is <PyObject*>None or closed is not Py_False:
             raise RuntimeError("Attempted to use a closed Session.")
         self.native = <object>native
-        self.open_version = dict_version(<PyObject*>self.session_fields)
+        self.open_version = version
         return 0
 
     cdef list native_call(self, dict feeds, object options, object metadata):

@@ -16,7 +16,7 @@ cdef class Slot:
     cdef bint known                 # trigger: the methods it stands for are TensorFlow's own
     cdef object request             # ... as the hook would ask for it
     cdef PyTypeObject* cls          # class of the hook at the last look; never dereferenced
-    cdef unsigned int tag           # its version tag at the last look
+    cdef unsigned long long tag     # its `type_tag` at the last look
     cdef unsigned long long version     # of the hook's `__dict__` when no method was last seen to be set in it
     cdef bint has_before, has_after     # no trigger: the class overrides the method
     cdef int look(self) except -1

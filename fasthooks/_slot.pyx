@@ -7,12 +7,14 @@ from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 
-from fasthooks._guard cimport definitions_known, dict_version, instance_dict, is_stock, type_tag
+from fasthooks._guard cimport (definitions_known, dict_version, instance_dict, is_stock, new_dict_version, new_type_tag,
+                               type_tag, watch_names)
 from fasthooks._timer cimport ACT, QUIET, Clock
 from fasthooks._trigger cimport HookTrigger
 
 # Methods of TensorFlow's base class, which do nothing.
 _idle_methods = {name: session_run_hook.SessionRunHook.__dict__[name] for name in ("before_run", "after_run")}
+watch_names(_idle_methods)
 # Finds the trigger that stands for a hook object; set by `configure`.
 cdef object _trigger_for = None
 
@@ -41,12 +43,14 @@ cdef class Slot:
 
     cdef int look(self) except -1:
         # The class has changed, or was never looked at.
+        cdef unsigned long long tag
         cls = type(self.hook)
         self.cls = <PyTypeObject*>cls
+        tag = new_type_tag(self.cls)
         self.has_before = _defines(cls, "before_run")
         self.has_after = _defines(cls, "after_run")
         self.known = self.trigger is not None and definitions_known(cls, ("before_run", "after_run"), ())
-        self.tag = type_tag(self.cls)
+        self.tag = tag
         return 0
 
     cdef int before(self, Clock* clock) except -1:
@@ -139,6 +143,7 @@ cdef class Slot:
         cdef unsigned long long version = dict_version(fields)
         if version == self.version and version != 0:
             return False
+        version = new_dict_version(fields)
         if (PyDict_GetItemWithError(<object>fields, "before_run") is not NULL
                 or PyDict_GetItemWithError(<object>fields, "after_run") is not NULL):
             return True

@@ -1,6 +1,6 @@
 """`SecondOrStepTimer`, and one look at a timer of any class."""
 
-from cpython.object cimport PyTypeObject
+from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t
 
 from fasthooks._guard cimport Watched
@@ -43,7 +43,8 @@ cdef class TimerView:
     cdef Timer compiled         # the same object, if it is ours
     cdef bint never             # its class never triggers
     cdef PyTypeObject* cls      # its class, if it is one whose methods and attributes are known; never dereferenced
-    cdef unsigned int tag       # version tag of that class
-    cdef unsigned long long version     # version of the timer's `__dict__` when `numbers` were read
+    cdef unsigned long long tag     # `type_tag` of that class
+    cdef unsigned long long version     # version of the timer's `__dict__` when it was last looked at
     cdef Numbers numbers
+    cdef void read(self, PyObject* fields) noexcept
     cdef int decide(self, int64_t step, Clock* clock) except -1

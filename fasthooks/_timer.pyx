@@ -15,7 +15,8 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport INT32_MAX, int64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
-from fasthooks._guard cimport Watched, definitions_known, dict_version, instance_dict, is_stock, type_tag
+from fasthooks._guard cimport (WATCHES, Watched, definitions_known, dict_version, instance_dict, is_stock, new_dict_version,
+                               new_type_tag, type_tag, watch_names)
 from fasthooks._number cimport as_number, as_step, is_int32
 
 cnp.import_array()
@@ -134,14 +135,23 @@ cdef class TimerView:
     """One look at a timer of any class: ours, TensorFlow's, or somebody's own (which always means ACT)."""
 
     def __init__(self, timer):
+        cdef unsigned long long tag
         self.timer = timer
         if isinstance(timer, Timer):
             self.compiled = timer
         elif type(timer) in _plain_timers:
             self.never = _plain_timers[type(timer)]
+            watch_names(("should_trigger_for_step",))
+            tag = new_type_tag((<PyObject*>timer).ob_type)
             if definitions_known(type(timer), ("should_trigger_for_step",), ()):
                 self.cls = (<PyObject*>timer).ob_type
-                self.tag = type_tag(self.cls)
+                self.tag = tag
+
+    cdef void read(self, PyObject* fields) noexcept:
+        read_timer(&self.numbers, PyDict_GetItemWithError(<object>fields, "_every_secs"),
+                   PyDict_GetItemWithError(<object>fields, "_every_steps"),
+                   PyDict_GetItemWithError(<object>fields, "_last_triggered_step"),
+                   PyDict_GetItemWithError(<object>fields, "_last_triggered_time"))
 
     cdef int decide(self, int64_t step, Clock* clock) except -1:
         cdef Timer compiled = self.compiled
@@ -162,13 +172,13 @@ cdef class TimerView:
         try:
             version = dict_version(fields)
             if version == 0 or version != self.version:
+                version = new_dict_version(fields)
                 if PyDict_GetItemWithError(<object>fields, "should_trigger_for_step") is not NULL:
                     return ACT
-                read_timer(&self.numbers, PyDict_GetItemWithError(<object>fields, "_every_secs"),
-                           PyDict_GetItemWithError(<object>fields, "_every_steps"),
-                           PyDict_GetItemWithError(<object>fields, "_last_triggered_step"),
-                           PyDict_GetItemWithError(<object>fields, "_last_triggered_time"))
+                self.read(fields)
                 self.version = version
+            elif WATCHES:   # the version does not tell of numbers
+                self.read(fields)
         finally:
             Py_DECREF(<object>fields)
         if self.never:
