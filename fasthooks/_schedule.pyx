@@ -9,8 +9,8 @@ hooks read, in the steps whose summaries are written. So a set goes through thre
 
 - the first `SETTLING` runs take the pool, as in TensorFlow;
 - then blocks of `BLOCK` runs take turns, pool and inline, and are timed;
-- then the faster way is kept (the pool if it was faster twice), but the pool where integers among the results, such as the global step, came out otherwise
-  inline; after many runs it is looked whether its order still holds.
+- then the faster way is kept (the pool if it was faster twice), but the pool where integers among the results, such as the
+  global step, came out otherwise inline; after many runs it is looked whether its order still holds.
 
 The second phase waits, for up to `PATIENCE` times 2 `BLOCK` runs, while the pool has no order of its own: in some sessions
 the cost of a kernel lies near the limit and reads of the global step go on changing sides. Where they do so to the end of

@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 from helpers import build_model
 from tensorflow.python.client import session as session_lib
-from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 
 import fasthooks
