@@ -4,7 +4,7 @@ Nothing in this file imports fasthooks unless asked to: each helper takes an `Im
 against itself, which must give a ratio of about 1.0.
 
 Words used below:
-  lane   one session (or bare callable) that makes steps in its own graph; several lanes are open at once and take turns.
+  lane   one session (or bare native call) that makes steps in its own graph; several lanes are open at once and take turns.
   piece  the steps one lane makes before the next lane has its turn.
   round  pieces of every lane, together one full period of every trigger (1,000 steps); it gives one figure per lane.
 """
@@ -70,10 +70,16 @@ class Implementation:
         """A context in which programs that know only TensorFlow run on this implementation."""
         return self.train.patch() if self.has_scheduling else contextlib.nullcontext()
 
-    def session(self, hooks, scheduling=None, master=""):
-        """Opens a `MonitoredSession` on the default graph."""
+    def accelerate(self, session):
+        """A plain session as this implementation has it."""
+        return self.train.accelerate(session) if self.has_scheduling else session
+
+    def session(self, hooks, scheduling=None, master="", config=None, training=False):
+        """Opens a `MonitoredSession` on the default graph, or by `MonitoredTrainingSession` if `training`."""
         options = {"scheduling": scheduling} if self.has_scheduling and scheduling else {}
-        creator = self.train.ChiefSessionCreator(master=master)
+        if training:
+            return self.train.MonitoredTrainingSession(master, hooks=hooks, config=config, **options)
+        creator = self.train.ChiefSessionCreator(master=master, config=config)
         return self.train.MonitoredSession(session_creator=creator, hooks=hooks, **options)
 
 
@@ -256,6 +262,31 @@ def large(ops=8000):
     while v1.get_default_graph().version < ops // 2 - 100:
         chains = [tf.tanh(chain) for chain in chains]
     return _finish(tf.reduce_sum(tf.add_n(chains)), v1.train.GradientDescentOptimizer(1e-3))
+
+
+TWO_CPUS = v1.ConfigProto(device_count={"CPU": 2})
+
+
+def two_devices():
+    """`tiny` with its variables on the second CPU of a session with `TWO_CPUS`, so that a step has two partitions."""
+    with tf.device("/cpu:1"):
+        w = _variable("w", [16])
+        v1.train.get_or_create_global_step()
+    with tf.device("/cpu:0"):
+        loss = tf.reduce_sum(tf.square(w - 1.0))
+    return _finish(loss, v1.train.GradientDescentOptimizer(1e-3))
+
+
+def many_variables(count=200):
+    """`count` variables of 16 floats, squared error, Adam: many small updates a step."""
+    variables = [_variable(f"w{i}", [16]) for i in range(count)]
+    return _finish(tf.add_n([tf.reduce_sum(tf.square(w - 1.0)) for w in variables]), v1.train.AdamOptimizer(1e-3))
+
+
+def fetched(megabytes):
+    """A step that computes an array of so many megabytes, which the loop fetches."""
+    array = v1.get_variable("array", initializer=tf.ones([int(megabytes * 1e6 / 4)])) * 2.0
+    return Model(array, loss=None, summary=None)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -445,7 +476,7 @@ def user_loop(session, model, check_stop=True):
 
 
 @contextlib.contextmanager
-def monitored_lane(impl, build, hooks, directory, scheduling=None, master="", session_impl=None):
+def monitored_lane(impl, build, hooks, directory, session_impl=None, **options):
     """A lane that drives a `MonitoredSession`.
 
     Args:
@@ -453,16 +484,15 @@ def monitored_lane(impl, build, hooks, directory, scheduling=None, master="", se
       build: function without arguments that fills the default graph and returns a `Model`.
       hooks: function (impl, model, directory) that returns the hooks list.
       directory: parent of the lane's own directory.
-      scheduling: "auto", "pool", "inline" or None; ignored by TensorFlow's session.
-      master: target of the session, "" for in-process.
       session_impl: the implementation of the session, where it is not the hooks' one.
+      options: of `Implementation.session`.
     """
     own_directory = tempfile.mkdtemp(dir=directory)
     graph = tf.Graph()
     with graph.as_default():
         model = build()
         hook_list = hooks(impl, model, own_directory)
-        session = (session_impl or impl).session(hook_list, scheduling, master)
+        session = (session_impl or impl).session(hook_list, **options)
     try:
         yield Lane(graph, user_loop(session, model), session, model)
     finally:
@@ -485,41 +515,45 @@ def bare_lane(build):
 
 
 @contextlib.contextmanager
-def callable_lane(build, inline=True):
-    """A lane that calls TensorFlow's prepared callable directly: the floor of what a step can cost from Python.
+def prepared_lane(build, inline=True, wandb=True, config=None):
+    """A lane that makes the native call of `Session.run` directly, with its lists made once: what a step costs at least.
 
-    It runs the train op and fetches what the hooks of `hooks_h8` read on every step: the stock hooks' global step, the loss
-    and wandb's global step.
+    It runs the train op and fetches what the hooks of `hooks_h7` read on every step, the stock hooks' global step and the
+    loss, and with `wandb` what those of `hooks_h8` read, wandb's global step too.
+
+    Args:
+      build: function without arguments that fills the default graph and returns a `Model`.
+      inline: kernels run in the calling thread, else on TensorFlow's pool.
+      wandb: see above.
+      config: of the session.
     """
     graph = tf.Graph()
     with graph.as_default():
         model = build()
-        step_read = training_util._get_or_create_global_step_read()
-        fetches = [step_read, model.loss, graph.as_graph_element(v1.train.get_global_step())]
+        tensors = [training_util._get_or_create_global_step_read(), model.loss]
+        if wandb:
+            tensors.append(graph.as_graph_element(v1.train.get_global_step()))
         initialize = v1.global_variables_initializer()
         graph.finalize()
-        session = v1.Session()
+        session = v1.Session(config=config)
         session.run(initialize)
-    options = tf.compat.v1.RunOptions(inter_op_thread_pool=-1 if inline else 0)
-    callable_options = _callable_options(fetches, [model.train_op], options)
-    prepared = session._make_callable_from_options(callable_options)
-    native_session, handle, call = session._session, prepared._handle, tf_session.TF_SessionRunCallable
+    options = None
+    if inline:
+        options = tf_session.TF_NewBufferFromString(v1.RunOptions(inter_op_thread_pool=-1).SerializeToString())
+    feeds = [{t._as_tf_output(): array for t, array in feed.items()} for feed in model.feeds] or [{}]
+    fetches, targets = [tensor._as_tf_output() for tensor in tensors], [model.train_op._c_op]
+    native_session, call = session._session, tf_session.TF_SessionRun_wrapper
 
     def loop(steps):
-        for _ in itertools.repeat(None, steps):
-            call(native_session, handle, (), None)
+        for feed in itertools.islice(itertools.cycle(feeds), steps):
+            call(native_session, options, feed, fetches, targets, None)
 
-    with session:
-        yield Lane(graph, loop, session, model)
-        del prepared  # releases the handle while the session is still open
-
-
-def _callable_options(fetches, targets, run_options):
-    from tensorflow.core.protobuf import config_pb2
-
-    options = config_pb2.CallableOptions(fetch=[t.name for t in fetches], target=[op.name for op in targets])
-    options.run_options.CopyFrom(run_options)
-    return options
+    try:
+        with session:
+            yield Lane(graph, loop, session, model)
+    finally:
+        if inline:
+            tf_session.TF_DeleteBuffer(options)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -557,6 +591,24 @@ def interleave_quiet(lanes, rounds, pieces=10, piece=PERIOD - 2 * QUIET_MARGIN):
         for i in _order(len(lanes), turn):
             times[turn, i] = lanes[i].run_quiet(piece)
     return np.median(times.reshape(rounds, pieces, len(lanes)), axis=1) / (piece * 1000.0)
+
+
+def interleave_triggers(lanes, rounds, pieces=10):
+    """Measures, the lanes in turn, what the steps with triggers cost beyond quiet ones, and the quiet ones.
+
+    Returns:
+      Two arrays [rounds, lanes]: µs that all triggers of a period add, and µs per quiet step; means of `pieces` periods.
+    """
+    quiet_steps = PERIOD - 2 * QUIET_MARGIN
+    added, quiet = np.zeros([2, rounds, len(lanes)])
+    for lane in lanes:
+        lane.run((QUIET_MARGIN - lane.position) % PERIOD)
+    for turn in range(rounds * pieces):
+        for i in _order(len(lanes), turn):
+            one = lanes[i].run(quiet_steps) / quiet_steps
+            added[turn // pieces, i] += lanes[i].run(2 * QUIET_MARGIN) - 2 * QUIET_MARGIN * one
+            quiet[turn // pieces, i] += one
+    return added / (pieces * 1000.0), quiet / (pieces * 1000.0)
 
 
 def _order(count, turn):

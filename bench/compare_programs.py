@@ -23,7 +23,7 @@ if ROOT not in sys.path:
 
 import numpy as np  # noqa: E402
 
-from bench.budgets import environment, progress  # noqa: E402
+from bench.table import environment, progress  # noqa: E402
 
 _DIRECTORY = os.path.join(ROOT, "bench", "programs")
 # Name of a program -> its path.

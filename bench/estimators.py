@@ -6,7 +6,9 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from bench import common
 from bench.common import v1
+from bench.table import progress, row
 
 CLASSES = 3
 FEATURES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
@@ -71,3 +73,26 @@ def us_per_step(make, batch, steps, directory):
     timer = StepTimer(steps)
     make(tempfile.mkdtemp(dir=directory)).train(iris_like(batch), hooks=[timer], steps=2 * steps)
     return timer.us_per_step()
+
+
+ESTIMATORS = (
+    ("DNNClassifier, batch 32", dnn_classifier, 32, {"bar": 2.0}),
+    ("DNNClassifier, batch 256, as in TensorFlow's guide", dnn_classifier, 256, {"low_end": 0.97}),
+    ("smallest model_fn, batch 32", softmax_regression, 32, {"bar": 2.2}),
+)
+
+
+def b8(peer, ours, settings):
+    """Estimators, stock and under `fasthooks.patch()`: trainings from scratch that take turns."""
+    rows = []
+    steps = settings.estimator_steps
+    for name, make, batch, bars in ESTIMATORS:
+        progress(f"  {name}")
+        times = np.zeros([2, settings.rounds])
+        with common.workspace() as directory:
+            for turn in range(settings.rounds):
+                for who in (0, 1) if turn % 2 else (1, 0):
+                    with (peer, ours)[who].patch():
+                        times[who, turn] = us_per_step(make, batch, steps, directory)
+        rows.append(row("B8", f"tf.estimator, patched: {name}", *times, times[0] / times[1], **bars))
+    return {"rows": rows}

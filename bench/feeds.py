@@ -7,7 +7,9 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from bench import common
 from bench.common import Lane, v1
+from bench.table import row
 
 PREFETCH = 2
 
@@ -115,3 +117,36 @@ def interleave_steps(lanes, rounds, steps, idle=PREFETCH + 2):
             lane.run(idle)
             times[turn, (i + turn) % len(lanes)] = np.percentile([lane.run(1) for _ in range(steps)], 25) / 1000.0
     return times
+
+
+def feed(peer, ours, settings):
+    """Large batches: what a FeedFnHook adds to a step while a core is free for its thread, and feeding by hand."""
+    batches = prepared_batches(settings.batch_megabytes)
+    size = f"{settings.batch_megabytes} MB"
+    copy = copy_us(batches)
+    rows = []
+    for kind, work in (
+        ("computes on one core", lambda: computes(settings.batch_matmuls)),
+        ("waits for a device", lambda: waits(settings.batch_wait_secs)),
+    ):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(common.workspace())
+            lanes = [
+                stack.enter_context(hook_lane(impl, work, fed, PREFETCH))
+                for impl in (peer, ours)
+                for fed in (None, batches)
+            ]
+            unfed, theirs, our_unfed, mine = interleave_steps(lanes, settings.rounds, settings.batch_steps).T
+        added, our_added = theirs - unfed, mine - our_unfed
+        what = f"{size} from FeedFnHook, step that {kind} ({np.median(unfed):,.0f} µs): added / stock added"
+        steps = {"unfed_us": unfed.tolist(), "our_unfed_us": our_unfed.tolist(), "copy_us": copy}
+        # Held against the median: on a busy machine what was added in one round may come out near nothing.
+        rows.append(row("FEED", what, added, our_added, our_added / np.median(added), 0.1, at_most=True, **steps))
+    aligned = [ours.train.aligned_copy(batch) for batch in batches] if ours.has_scheduling else batches
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(common.workspace())
+        lanes = [stack.enter_context(direct_lane(ours, some)) for some in (batches, aligned)]
+        theirs, mine = interleave_steps(lanes, settings.rounds, settings.batch_steps).T
+    what = f"{size} fed by hand to our session: as NumPy has it / aligned_copy"
+    rows.append(row("FEED", what, theirs, mine, theirs / mine, 10))
+    return {"rows": rows}

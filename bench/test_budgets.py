@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("fasthooks")
 
-from bench import budgets, common
+from bench import budgets, common, settings, steps, workers
 
 pytestmark = pytest.mark.filterwarnings("default")  # TensorFlow warns of deprecations of its own
 
@@ -24,13 +24,13 @@ STEPPED = {
     "B1 tiny graph, H8": (common.tiny, common.hooks_h8, None, STEPS),
     "B4 tiny graph, H8, pool only": (common.tiny, common.hooks_h8, "pool", STEPS),
     "B5 tiny graph fed 16 floats, H8": (common.tiny_fed, common.hooks_h8, None, STEPS),
-    **{f"B6 {name}, H8": (build, common.hooks_h8, None, 100) for name, build, _ in budgets.SUITE},
+    **{f"B6 {name}, H8": (build, common.hooks_h8, None, 100) for name, build, _ in steps.SUITE},
 }
 
 
 def time_steps(benchmark, lane, steps):
     """Times `steps` steps of the user's loop a round; the figure is the time of all of them."""
-    common.warm_up([lane], min(500, steps))
+    common.warm_up([lane], 1000)
     benchmark.extra_info["steps"] = steps
     benchmark.pedantic(lane.run, args=(steps,), rounds=ROUNDS, iterations=1, warmup_rounds=1)
 
@@ -64,7 +64,7 @@ def test_remote_steps(benchmark, name):
     benchmark.group = "B7 tiny graph on a gRPC server, H7"
     with (
         common.workspace() as directory,
-        budgets.grpc_server() as server,
+        workers.listening("server") as server,
         common.monitored_lane(
             common.implementation(name), common.tiny, common.hooks_h7, directory, None, server()
         ) as lane,
@@ -90,5 +90,5 @@ def test_whole_measurement(benchmark, budget):
     """Memory, import time and start-up: `extra_info` holds the rows, in the units they name."""
     benchmark.group = f"{budget}, measured once"
     peer, ours = (common.implementation(name) for name in IMPLEMENTATIONS)
-    measured = benchmark.pedantic(budgets.BUDGETS[budget], args=(peer, ours, budgets.QUICK), rounds=1, iterations=1)
+    measured = benchmark.pedantic(budgets.BUDGETS[budget], args=(peer, ours, settings.QUICK), rounds=1, iterations=1)
     benchmark.extra_info["rows"] = [{key: row[key] for key in ("what", "value", "unit")} for row in measured["rows"]]

@@ -34,6 +34,6 @@ def test_step(benchmark, name, count):
         common.monitored_lane(impl, common.tiny, hooks, directory) as lane,
         lane.graph.as_default(),
     ):
-        lane.run(500)
+        lane.run(1000)  # until then fasthooks tries ways to run the step
         run, train_op = lane.session.run, lane.model.train_op
         benchmark.pedantic(run, args=(train_op,), rounds=15, iterations=STEPS, warmup_rounds=1)

@@ -1,15 +1,63 @@
 """Measurements that need a process of their own. Started by `budgets.py`: `python bench/workers.py NAME JSON_ARGUMENTS`.
 
-Each prints one JSON object as the last line of its output, but for `server`, which prints its target and serves until its
-standard input is closed.
+Each prints one JSON object as the last line of its output, but for those that answer lines until their input is closed:
+`server` and `stock_steps`.
 """
 
+import contextlib
 import json
 import os
+import subprocess
 import sys
 import time
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def start(name, arguments=None, **options):
+    """Starts the worker `name` in a process of its own, whose output is a pipe; `options` are those of `Popen`."""
+    command = [sys.executable, os.path.abspath(__file__), name, json.dumps(arguments or {})]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+
+
+def call(name, **arguments):
+    """Runs a worker to its end and returns the object it printed."""
+    process = start(name, arguments, stderr=subprocess.PIPE)
+    output, errors = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"worker {name} failed with {process.returncode}:\n{errors[-3000:]}")
+    return json.loads(output.strip().splitlines()[-1])
+
+
+@contextlib.contextmanager
+def listening(name):
+    """A worker that acts on lines; yields a function that sends it one, if not empty, and returns the line it answers."""
+    process = start(name, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def ask(line=""):
+        if line:
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+        answer = process.stdout.readline().strip()
+        if not answer:
+            raise RuntimeError(f"the worker {name} does not answer; run `python bench/workers.py {name}` to see why")
+        return answer
+
+    try:
+        yield ask
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Workers
 
 
 def _rss_mib():
@@ -105,7 +153,27 @@ def server():
     os._exit(0)  # the server has no way to be stopped and joined
 
 
-WORKERS = {worker.__name__: worker for worker in (rss_steps, rss_fetch_sets, import_time, server)}
+def stock_steps():
+    """Steps of a stock session without hooks, as many as a line asks for; answers with how long they took, in ns.
+
+    A line that is no number names an implementation: imports it and gives its hooks H7 to another stock session.
+    """
+    from bench import common
+
+    stock = common.implementation("tensorflow")
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(common.workspace())
+        lane = stack.enter_context(common.monitored_lane(stock, common.tiny, common.no_hooks, directory))
+        for line in sys.stdin:
+            if line.strip().isdigit():
+                print(lane.run(int(line)), flush=True)
+            else:
+                hooks = common.implementation(line.strip())
+                other = common.monitored_lane(hooks, common.tiny, common.hooks_h7, directory, session_impl=stock)
+                print(stack.enter_context(other).run(1000), flush=True)
+
+
+WORKERS = {worker.__name__: worker for worker in (rss_steps, rss_fetch_sets, import_time, server, stock_steps)}
 
 if __name__ == "__main__":
     outcome = WORKERS[sys.argv[1]](**json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}"))

@@ -1,0 +1,312 @@
+"""Budgets of the step, in the loop users write: B1 to B7, B9, B16 to B18."""
+
+import contextlib
+import functools
+import time
+
+import numpy as np
+
+from bench import common, workers
+from bench.common import hooks_h7, hooks_h8, no_hooks, v1
+from bench.table import progress, row
+
+HOOKS = {"H7": hooks_h7, "H8": hooks_h8}
+
+
+def compare(peer, ours, settings, build, hooks, steps=None, scheduling=None, masters=("", ""), config=None):
+    """Measures the peer's session with the peer's hooks against ours with ours.
+
+    Returns:
+      Two arrays of µs per step, one value per round: peer's and ours'.
+    """
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(common.workspace(wandb=hooks is hooks_h8))
+        lanes = [
+            stack.enter_context(
+                common.monitored_lane(impl, build, hooks, directory, scheduling=way, master=master, config=config)
+            )
+            for impl, way, master in ((peer, None, masters[0]), (ours, scheduling, masters[1]))
+        ]
+        common.warm_up(lanes, settings.warm_up)
+        return common.interleave(lanes, settings.rounds, steps or settings.round_steps).T
+
+
+def b1(peer, ours, settings):
+    """Tiny graph, all triggers, against the peer's session and hooks."""
+    rows = []
+    for name, bar in (("H7", 13), ("H8", 15)):
+        theirs, mine = compare(peer, ours, settings, common.tiny, HOOKS[name])
+        rows.append(row("B1", f"tiny graph, {name}, all triggers", theirs, mine, theirs / mine, bar))
+    return {"rows": rows}
+
+
+def b2(peer, ours, settings):
+    """Tiny graph against a bare `Session.run(train_op)`; the peer's figure is the bare run's."""
+    rows = []
+    for name, hooks in HOOKS.items():
+        with (
+            common.workspace(wandb=hooks is hooks_h8) as directory,
+            common.bare_lane(common.tiny) as bare,
+            common.monitored_lane(ours, common.tiny, hooks, directory) as lane,
+        ):
+            common.warm_up([bare, lane], settings.warm_up)
+            quiet = common.interleave_quiet([bare, lane], settings.rounds, settings.quiet_pieces).T
+            whole = common.interleave([bare, lane], settings.rounds, settings.round_steps).T
+        for kind, (floor, mine), bar in (("quiet step", quiet, 0.25), ("all triggers", whole, 0.3)):
+            what = f"{name} {kind} / bare Session.run"
+            rows.append(row("B2", what, floor, mine, mine / floor, bar, at_most=True))
+    return {"rows": rows}
+
+
+class UntouchedHook(v1.train.SessionRunHook):
+    """A user's hook without per-step methods."""
+
+    def end(self, session):
+        del session
+
+
+class TrivialHook(v1.train.SessionRunHook):
+    """A user's hook with both per-step methods, which do nothing."""
+
+    def before_run(self, run_context):
+        return None
+
+    def after_run(self, run_context, run_values):
+        pass
+
+
+def own_cost(hook, calls=2000):
+    """µs that one call of `before_run` and one of `after_run` take by themselves."""
+    steps = range(calls)
+    begin = time.perf_counter_ns()
+    for _ in steps:
+        hook.before_run(None)
+        hook.after_run(None, None)
+    both = time.perf_counter_ns()
+    for _ in steps:
+        pass
+    return ((both - begin) - (time.perf_counter_ns() - both)) / calls / 1000.0
+
+
+MORE_HOOKS = 8  # added to H8 to find what one more costs
+
+
+def b3(peer, ours, settings):
+    """Quiet step of H8: µs over the bare prepared `Run`, and what one more hook adds."""
+
+    def h8_and(extra):
+        def hooks(impl, model, directory):
+            return [*hooks_h8(impl, model, directory), *(extra(impl, model, directory) for _ in range(MORE_HOOKS))]
+
+        return hooks
+
+    def nan_hook(impl, model, directory):
+        return impl.train.NanTensorHook(model.loss)
+
+    def step_counter(impl, model, directory):
+        return impl.train.StepCounterHook(every_n_steps=common.PERIOD, output_dir=directory)
+
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(common.workspace(wandb=True))
+
+        def lane(hooks, impl=ours):
+            return stack.enter_context(common.monitored_lane(impl, common.tiny, hooks, directory, session_impl=ours))
+
+        floor = stack.enter_context(common.prepared_lane(common.tiny))
+        h8 = lane(hooks_h8)
+        lanes = {
+            "floor": floor,
+            "run": h8.with_loop(common.user_loop(h8.session, h8.model, check_stop=False)),
+            "h8": h8,
+            "nan": lane(h8_and(nan_hook)),
+            "counter": lane(h8_and(step_counter)),
+            "stock": lane(hooks_h8, peer),
+            "untouched": lane(h8_and(lambda *_: UntouchedHook())),
+            "trivial": lane(h8_and(lambda *_: TrivialHook())),
+        }
+        common.warm_up(lanes.values(), settings.warm_up)
+        times = common.interleave_quiet(list(lanes.values()), settings.rounds, settings.quiet_pieces)
+        own = np.array([own_cost(TrivialHook()) for _ in range(settings.rounds)])
+    us = dict(zip(lanes, times.T, strict=True))
+
+    def over(what, mine, base, bar, each=1, less=0.0):
+        values = (us[mine] - us[base]) / each - less
+        return row("B3", what, us[base], us[mine], values, bar, at_most=True, unit="µs")
+
+    return {
+        "rows": [
+            over("quiet H8 `run` - bare prepared `Run`", "run", "floor", 0.8),
+            over("quiet H8 loop with should_stop - bare prepared `Run`", "h8", "floor", 1.0),
+            over("one more NanTensorHook", "nan", "h8", 0.05, MORE_HOOKS),
+            over("one more StepCounterHook", "counter", "h8", 0.05, MORE_HOOKS),
+            over("TF's eight hook objects - ours", "stock", "h8", 0.4),
+            over("Python hook without per-step methods", "untouched", "h8", 0.03, MORE_HOOKS),
+            over("Python hook with both, less its own code", "trivial", "h8", 1.0, MORE_HOOKS, less=own),
+        ],
+        "own_code_us": common.summarize(own),
+    }
+
+
+def b4(peer, ours, settings):
+    """B1 with H8, thread-pool scheduling only."""
+    theirs, mine = compare(peer, ours, settings, common.tiny, hooks_h8, scheduling="pool")
+    return {"rows": [row("B4", "tiny graph, H8, pool scheduling only", theirs, mine, theirs / mine, 6)]}
+
+
+def b5(peer, ours, settings):
+    """Tiny graph with 16 floats fed."""
+    theirs, mine = compare(peer, ours, settings, common.tiny_fed, hooks_h8)
+    return {"rows": [row("B5", "tiny graph fed 16 floats, H8", theirs, mine, theirs / mine, 16)]}
+
+
+FETCHED = ((0.4, 3), (4, 1), (16, 1))  # megabytes and bar
+
+
+def b5a(peer, ours, settings):
+    """A step that fetches a large array, in our session without hooks, against a bare `Session.run` of the same."""
+    rows = []
+    for megabytes, bar in FETCHED:
+        build = functools.partial(common.fetched, megabytes)
+        with (
+            common.workspace() as directory,
+            common.bare_lane(build) as bare,
+            common.monitored_lane(ours, build, no_hooks, directory) as lane,
+        ):
+            common.warm_up([bare, lane], settings.warm_up)
+            theirs, mine = common.interleave([bare, lane], settings.rounds, settings.graph_round_steps).T
+        what = f"bare Session.run / MonitoredSession without hooks, {megabytes:g} MB fetched"
+        rows.append(row("B5a", what, theirs, mine, theirs / mine, bar))
+    return {"rows": rows}
+
+
+SUITE = (
+    ("MLP 784-128-128-10, batch 32", common.mlp_small, 1.5),
+    ("MLP 784-256-256-10, batch 128", common.mlp_large, 1.2),
+    ("small CNN, batch 32", common.small_cnn, 1.2),
+    ("two-tower recommender, dataset", common.two_towers, 1.8),
+)
+
+
+LOW_END = 0.97  # no graph is slower than this, by the lower end of the interval
+
+
+def _suite(budget, suite, hooks, peer, ours, settings):
+    rows = []
+    for name, build, bar in suite:
+        progress(f"  {name}")
+        theirs, mine = compare(peer, ours, settings, build, HOOKS[hooks], settings.graph_round_steps)
+        rows.append(row(budget, f"{name}, {hooks}", theirs, mine, theirs / mine, bar, low_end=LOW_END))
+    return {"rows": rows}
+
+
+def b6(peer, ours, settings):
+    """Larger graphs with H8; the lower end of the 95% interval counts too."""
+    return _suite("B6", SUITE, "H8", peer, ours, settings)
+
+
+def b7(peer, ours, settings):
+    """Sessions on servers of this process and of others; one server each, so that their variables are apart."""
+    rows = []
+    local = [common.tf.distribute.Server.create_local_server() for _ in range(2)]
+    with workers.listening("server") as one, workers.listening("server") as other:  # in one process gRPC is bypassed
+        for where, masters, bar in (
+            ("in this process, which no network lies before", [server.target for server in local], 1.8),
+            ("in a process of its own", (one(), other()), 1.5),
+        ):
+            theirs, mine = compare(peer, ours, settings, common.tiny, hooks_h7, settings.graph_round_steps, masters=masters)
+            rows.append(row("B7", f"tiny graph on a server {where}, H7", theirs, mine, theirs / mine, bar))
+    return {"rows": rows}
+
+
+def b9(peer, ours, settings):
+    """The peer's sessions with our hooks against the same with its own, and one without a hook of ours."""
+    rows = []
+    for name, training in (("MonitoredSession", False), ("MonitoredTrainingSession", True)):
+        with contextlib.ExitStack() as stack:
+            directory = stack.enter_context(common.workspace())
+            lanes = [
+                stack.enter_context(
+                    common.monitored_lane(impl, common.tiny, hooks_h7, directory, session_impl=peer, training=training)
+                )
+                for impl in (peer, ours)
+            ]
+            common.warm_up(lanes, settings.warm_up)
+            theirs, mine = common.interleave(lanes, settings.rounds, settings.round_steps).T
+        rows.append(row("B9", f"TF's {name}, its H7 / ours", theirs, mine, theirs / mine, 10))
+    return {"rows": [*rows, _beside_our_hooks(ours, settings)]}
+
+
+class _OtherProcess:
+    """What `interleave` needs of a lane, for the worker `stock_steps`."""
+
+    def __init__(self, ask):
+        self._ask = ask
+
+    def run(self, steps):
+        return int(self._ask(steps))
+
+
+def _beside_our_hooks(ours, settings):
+    """A stock session without hooks, in a process whose other session has hooks of ours, against one that knows none.
+
+    Two processes never run at quite the same speed; so their ratio is taken over what it was before fasthooks was imported.
+    """
+    with workers.listening("stock_steps") as without, workers.listening("stock_steps") as beside:
+        lanes = [_OtherProcess(without), _OtherProcess(beside)]
+        common.warm_up(lanes, settings.warm_up)
+        before = common.interleave(lanes, settings.rounds, settings.round_steps)
+        without("tensorflow")
+        beside(ours.name)
+        common.warm_up(lanes, settings.warm_up)
+        theirs, mine = common.interleave(lanes, settings.rounds, settings.round_steps).T
+    values = mine / theirs / np.median(before[:, 1] / before[:, 0])
+    what = "TF's session without hooks beside one with our H7 / in a process without fasthooks"
+    return row("B9", what, theirs, mine, values, 1.0, within=0.03, before=before.tolist())
+
+
+def b16(peer, ours, settings):
+    """What the triggers of H7 add to one step in 100."""
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(common.workspace())
+        lanes = [stack.enter_context(common.monitored_lane(impl, common.tiny, hooks_h7, directory)) for impl in (peer, ours)]
+        common.warm_up(lanes, settings.warm_up)
+        added, quiet = common.interleave_triggers(lanes, settings.rounds, settings.trigger_pieces)
+    theirs, mine = added.T
+    what = f"all triggers of H7 in 100 steps, over quiet steps of {np.median(quiet[:, 1]):.1f} µs"
+    # Held against the median: what was added in one round may come out near nothing.
+    return {
+        "rows": [
+            row("B16", what, theirs, mine, mine, 130, at_most=True, unit="µs"),
+            row("B16", f"{what}: ours / TF's", theirs, mine, mine / np.median(theirs), 0.25, at_most=True),
+        ]
+    }
+
+
+def b17(peer, ours, settings):
+    """Two devices: steps of two partitions, which TensorFlow never runs inline."""
+    rows = []
+    config = common.TWO_CPUS
+    for name, hooks in HOOKS.items():
+        theirs, mine = compare(peer, ours, settings, common.two_devices, hooks, config=config)
+        rows.append(row("B17", f"two CPU devices, {name}, all triggers", theirs, mine, theirs / mine, 6))
+        with (
+            common.workspace(wandb=name == "H8") as directory,
+            common.prepared_lane(common.two_devices, inline=False, wandb=name == "H8", config=config) as floor,
+            common.monitored_lane(ours, common.two_devices, hooks, directory, config=config) as lane,
+        ):
+            common.warm_up([floor, lane], settings.warm_up)
+            bare, mine = common.interleave_quiet([floor, lane], settings.rounds, settings.quiet_pieces).T
+        what = f"two CPU devices, quiet {name} loop - bare prepared `Run`"
+        rows.append(row("B17", what, bare, mine, mine - bare, 5, at_most=True, unit="µs"))
+    return {"rows": rows}
+
+
+LARGE_SUITE = (
+    ("1,000 ops", functools.partial(common.large, 1000), 2.0),
+    ("Adam with 200 variables", common.many_variables, 1.4),
+)
+
+
+def b18(peer, ours, settings):
+    """Graphs of many small ops with H7."""
+    return _suite("B18", LARGE_SUITE, "H7", peer, ours, settings)
