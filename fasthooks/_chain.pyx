@@ -332,8 +332,8 @@ cdef class SessionRunner:
         Args:
           fetches: As `tf.compat.v1.Session.run`, and so are the next three.
           feed_dict: What to feed.
-          options: A RunOptions proto. A step with one goes through TensorFlow's own `Session.run`.
-          run_metadata: A RunMetadata proto to fill; likewise.
+          options: A RunOptions proto. Such a step is scheduled as these say.
+          run_metadata: A RunMetadata proto to fill.
           hooks: None: all hooks take part. False: none does. A list of hooks of this session: only those do. Hooks
             that take no part are not told of the run; the stop check and recovery stay.
 

@@ -56,7 +56,7 @@ def accelerate(session: Any) -> Any:
 
     The object stays what it is, a `tf.compat.v1.Session` that may be the default session, be given to a Saver and so
     on; only its class becomes a subclass of TensorFlow's, with a `run` that behaves as before. A run that no plan can
-    stand for (options or metadata asked for, composite feeds, a patched `Session.run`) goes TensorFlow's way. Call it
+    stand for (session handles, a patched `Session.run`) goes TensorFlow's way. Call it
     when the session is made, and `close` the session at the end: until then its plans keep it alive.
 
     Args:

@@ -3,15 +3,15 @@
 `session._sess` (recoverable, where the session recovers) `._sess` (coordinated) `._sess` (hooked) `._sess` (raw) are
 TensorFlow's own objects, but for the hooked one. What a step does, from `session.run(fetches, feed_dict)` on:
 
-    every link of the chain unchanged, no options given?            no: TensorFlow's chain, link by link
+    every link of the chain unchanged, no options given?            no: TensorFlow's chain, link by link, to the same step
     stop requested before?                                          yes: RuntimeError
     for each hook of the live list:
         trigger.before(clock)                                       quiet: its standing request, no Python runs
                                                                     else: request = hook.before_run(context)
-    plan = the one for (fetches, feed keys, requests)               new: prepare a native callable, bounded cache
-                                                                    none possible, or options asked for: Session.run
+    plan = the one for (fetches, feed keys, requests)               new: its lists are made once, bounded cache
+                                                                    refused: Session.run
     feeds checked, converted if need be                             not as Session.run wants them: Session.run
-    values = native call, inline or on the pool; arrays copied
+    values = Session.run's own native call, inline or on the pool   options given or asked for: with these, and metadata
     for each hook of the live list:
         trigger.after(its value, clock)                             quiet: counters move on, no Python runs
                                                                     else: hook.after_run(context, run_values)
@@ -115,9 +115,9 @@ class _MonitoredSession(_chain.SessionRunner):
     def report(self) -> dict[str, Any]:
         """Returns a dict that tells how the steps since the last recovery ran.
 
-        Keys: `steps`; `planned_steps`, those that took a prepared run; `declined`, a dict of the reasons why others
-        took TensorFlow's own way to their number; `plans_made`; `plans_evicted`; `plans`, a list with a dict for each
-        plan: names of `fetches`, `targets` and `feeds`, `ops` (size of the pruned graph, -1: not counted),
+        Keys: `steps`; `planned_steps`, those that took a prepared run, whatever came of it; `declined`, a dict of the
+        reasons why others took TensorFlow's own way to their number; `plans_made`; `plans_evicted`; `plans`, a list with a
+        dict for each plan: names of `fetches`, `targets` and `feeds`, `ops` (size of the pruned graph, -1: not counted),
         `scheduling` and the `reason` for it.
 
         Raises:
