@@ -13,6 +13,8 @@ cdef class Schedule:
     cdef bint decided
     cdef object options             # once decided: TensorFlow's buffer of the run options; None: the pool
     cdef int runs                   # runs before it was decided; set back where there is more to wait for
+    cdef bint reviewed              # blocks take turns
+    cdef bint busy                  # a thread looks at what came of a run
     cdef int rest                   # for how many runs a pool whose order differs is left alone next time
     cdef int waits                  # how often the last runs before the first block were made again
     cdef bint differs               # inline gave other integers than the pool

@@ -81,14 +81,34 @@ cdef class Schedule:
         self.session = self.row = None
 
     cdef object next_options(self):
-        cdef int number
-        if self.runs == SETTLING and not self.decided:
-            self.review()
+        cdef int number = self.runs - SETTLING
         if self.decided:
             return self.options
-        number = self.runs - SETTLING
+        if number >= 0 and not self.reviewed:
+            self.attempt(self.review)
+            if self.decided:
+                return self.options
         # Blocks are counted from the pool's first, the last of the settling runs.
-        return _inline_options if number >= 0 and number // BLOCK % 2 == 0 else None
+        return _inline_options if self.reviewed and number // BLOCK % 2 == 0 else None
+
+    cdef int note(self, object options, double secs, list values, unsigned long step) except -1:
+        self.runs += 1
+        # What the executor does before it has settled says nothing.
+        if self.runs > SETTLING - 2 * BLOCK:
+            self.attempt(lambda: self.observe(options is not None, secs, values, step))
+        return 0
+
+    def attempt(self, act):
+        """Calls a function, unless another thread is in one of these or it is decided; what fails keeps the pool."""
+        if self.busy or self.decided:
+            return
+        self.busy = True
+        try:
+            act()
+        except Exception as error:
+            self.settle("pool", f"{type(error).__name__} while it was looked at: {error}")
+        finally:
+            self.busy = False
 
     def review(self):
         """Looks at the last runs, all on the pool: goes on to the blocks, makes such runs again, or keeps the pool."""
@@ -108,9 +128,11 @@ cdef class Schedule:
             self.racing = self.waits == PATIENCE
             if self.n_ops < 0:
                 self.look()
+            self.reviewed = not self.decided
 
     def go_back(self, int rest):
         """Goes back to the last runs before the first block, and `rest` further."""
+        self.reviewed = False
         self.runs = SETTLING - 2 * BLOCK - rest
         self.row = []
         self.pool_secs, self.inline_secs = [], []
@@ -126,14 +148,15 @@ cdef class Schedule:
             self.scheduling = "trial"
             self.reason = "blocks of runs are timed on the pool and inline"
 
-    cdef int note(self, object options, double secs, list values, unsigned long step) except -1:
-        cdef bint inline = options is not None
-        if self.decided:    # by another thread meanwhile
-            return 0
-        self.runs += 1
-        # What the executor does before it has settled says nothing.
-        if self.runs <= SETTLING - 2 * BLOCK:
-            return 0
+    def observe(self, inline, secs, values, step):
+        """Takes note of a run and decides, if it was the last one to do so.
+
+        Args:
+          inline: Whether it was inline.
+          secs: How long it took, seconds.
+          values: What it returned.
+          step: Its number among the runs of the session.
+        """
         if self.last_step + 1 != step:
             self.row = []   # whatever ran in between may have moved what is counted
         self.last_step = step
@@ -143,9 +166,8 @@ cdef class Schedule:
         if inline and not self.racing and not self.inline_agrees():
             self.differs = True
             self.go_back(0)
-        elif self.runs >= SETTLING + (2 * BLOCKS - 1) * BLOCK:
+        elif self.reviewed and self.runs >= SETTLING + (2 * BLOCKS - 1) * BLOCK and self.inline_secs:
             self.decide()
-        return 0
 
     def inline_agrees(self):
         """Returns whether what grows evenly on the pool, such as the global step, went on so with the last run, inline."""

@@ -1,5 +1,6 @@
 """What `scheduling="auto"` settles on, seen from the session's report."""
 
+import concurrent.futures
 import time
 from unittest import mock
 
@@ -35,8 +36,8 @@ def tiny():
 
 
 def parallel():
-    """Four equal branches of some milliseconds each, one thread to an op."""
-    branches = [tf.sort(tf.random.uniform([300_000], seed=seed)) for seed in range(4)]
+    """Four equal branches of a few milliseconds each, one thread to an op."""
+    branches = [tf.sort(tf.random.uniform([40_000], seed=seed)) for seed in range(4)]
     return tf.group(*branches), []
 
 
@@ -233,3 +234,28 @@ def test_pool_until_the_executor_has_settled():
                 session.run(train)
                 seen.append(session.report()["plans"][0]["scheduling"])
     assert seen == ["pool"] * SETTLING + ["trial"] * 2
+
+
+def test_what_cannot_be_looked_at_keeps_the_pool():
+    with mock.patch("fasthooks.scheduling.inline_hazard", side_effect=KeyError("odd")):
+        plan = settled(tiny)
+    assert (plan["scheduling"], plan["reason"]) == ("pool", "KeyError while it was looked at: 'odd'")
+
+
+def test_threads_that_share_a_set():
+    """None goes inline before it was looked whether that may be, and all get their results."""
+    with tf.Graph().as_default():
+        value = tf.constant(3.0) * v1.placeholder_with_default(2.0, [])
+        seen = []
+
+        def hazard(*_):
+            seen.append("looked")
+            time.sleep(0.05)
+            return "an op may wait", 1
+
+        with fasthooks.MonitoredSession() as session, mock.patch("fasthooks.scheduling.inline_hazard", hazard):
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                assert set(pool.map(lambda _: session.run(value), range(8 * RUNS))) == {6.0}
+            (plan,) = session.report()["plans"]
+    assert seen == ["looked"]
+    assert plan["reason"] == "an op may wait"
