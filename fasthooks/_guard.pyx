@@ -26,20 +26,17 @@ cdef extern from *:
     """
     #if FASTHOOKS_WATCHES
     #define fasthooks_add_watcher(callback) PyDict_AddWatcher((PyDict_WatchCallback)(callback))
-    #define FASTHOOKS_DEALLOCATED PyDict_EVENT_DEALLOCATED
-    #define FASTHOOKS_WHOLE(event) ((event) == PyDict_EVENT_CLONED || (event) == PyDict_EVENT_CLEARED)
+    #define FASTHOOKS_WHOLE(event) ((event) > PyDict_EVENT_DELETED)
     #define fasthooks_class_dict(type) PyType_GetDict((PyTypeObject *)(type))
     #define fasthooks_is_split(dict) (PY_VERSION_HEX >= 0x030D0000 && ((PyDictObject *)(dict))->ma_values != NULL)
     #else
     #define fasthooks_add_watcher(callback) ((void)(callback), -1)
-    #define FASTHOOKS_DEALLOCATED 0
     #define FASTHOOKS_WHOLE(event) 0
     #define fasthooks_class_dict(type) NULL
     #define fasthooks_is_split(dict) 0
     #endif
     """
     int add_watcher "fasthooks_add_watcher"(void*) noexcept
-    int DEALLOCATED "FASTHOOKS_DEALLOCATED"
     bint is_whole "FASTHOOKS_WHOLE"(int event) noexcept
     bint is_split "fasthooks_is_split"(PyObject*) noexcept
     PyObject* class_dict "fasthooks_class_dict"(PyObject*) noexcept
@@ -72,8 +69,7 @@ class_watcher = object_watcher = -1
 cdef int count_change(set names, int event, PyObject* key) noexcept:
     # Called by CPython before the dict changes, in the middle of anything: runs no Python code.
     global epoch
-    if event == DEALLOCATED:
-        return 0
+    # A dict that goes counts too: another may come to lie in its place.
     if (is_whole(event) or key is NULL or not PyUnicode_CheckExact(key)
             or PySet_Contains(<PyObject*>names, key) != 0):
         epoch += 1

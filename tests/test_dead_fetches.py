@@ -8,6 +8,7 @@ import tensorflow as tf
 from helpers import HOOKED_WAYS, OUR_WAYS, attempt, describe_error, quick_creator, same_in_way, v1
 from tensorflow.python.framework import function
 from tensorflow.python.ops import control_flow_ops
+from tensorflow.python.training import training_util
 
 FEW_WAYS = ("ours-auto", "accelerated")  # where the others add nothing
 
@@ -154,7 +155,8 @@ def test_summary_inside_a_branch(way, imported, tmp_path):
             attempt(run, session, merged)
             run.keep_report(session)
 
-    assert_as_stock(way, program, ("summary", imported), tmp_path, 0.9)
+    # What is inside the branch of a graph of this process may not be fetched, and TensorFlow says so.
+    assert_as_stock(way, program, ("summary", imported), tmp_path, 0.9 if imported else 0.5)
 
 
 @pytest.mark.parametrize("way", HOOKED_WAYS)
@@ -163,7 +165,9 @@ def test_summary_hook_on_a_branch(way, tmp_path):
 
     def program(run):
         g = build_dead()
-        step = v1.train.create_global_step().assign_add(1)
+        step = v1.train.create_global_step()
+        with tf.control_dependencies([training_util._get_or_create_global_step_read()]):
+            step = step.assign_add(1)
         summary = v1.summary.scalar("inside", tf.reduce_sum(g.yes))
         hook = run.api.SummarySaverHook(save_steps=3, output_dir=run.dir, summary_op=summary)
         with run.api.MonitoredSession(quick_creator(run), [hook]) as session:

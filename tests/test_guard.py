@@ -317,7 +317,7 @@ def test_quiet_steps_look_at_nothing():
     hooks = [lambda running, api=api: api.StopAtStepHook(last_step=10**6) for api in (fasthooks, v1.train)]
     for make_hook in (*HOOKS.values(), *hooks):
         running = Running(make_hook)
-        gc.collect()  # sessions that are gone close themselves, which counts
+        gc.collect()  # sessions that go count
         running.steps(1)
         before = _guard.looks()
         running.steps(20)

@@ -422,7 +422,7 @@ def test_size_limit(graph):
     assert scheduling.inline_hazard(graph, [x])[0] is None
 
 
-def test_ops_in_functions_count(graph):
+def test_ops_in_functions_count(graph, monkeypatch):
     def body(x):
         for _ in range(300):
             x = tf.identity(x)
@@ -431,6 +431,7 @@ def test_ops_in_functions_count(graph):
     call = tf.function(body, autograph=False)
     once = call(tf.constant(1.0))
     assert scheduling.inline_hazard(graph, [once])[1] > 300
+    monkeypatch.setattr(scheduling, "INLINE_MAX_OPS", 500)
     assert "more than" in scheduling.inline_hazard(graph, [call(once)])[0]
 
 

@@ -37,7 +37,7 @@ def tiny():
 
 def parallel():
     """Four equal branches of a few milliseconds each, one thread to an op."""
-    branches = [tf.sort(tf.random.uniform([40_000], seed=seed)) for seed in range(4)]
+    branches = [tf.sort(tf.random.uniform([120_000], seed=seed)) for seed in range(4)]
     return tf.group(*branches), []
 
 
