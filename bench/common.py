@@ -277,7 +277,7 @@ def two_devices():
     return _finish(loss, v1.train.GradientDescentOptimizer(1e-3))
 
 
-def many_variables(count=200):
+def many_variables(count):
     """`count` variables of 16 floats, squared error, Adam: many small updates a step."""
     variables = [_variable(f"w{i}", [16]) for i in range(count)]
     return _finish(tf.add_n([tf.reduce_sum(tf.square(w - 1.0)) for w in variables]), v1.train.AdamOptimizer(1e-3))

@@ -42,8 +42,6 @@ def build():
     model.rate = v1.placeholder_with_default(1.0, [])
     model.scaled = model.loss * model.rate
     model.make_handle = v1.get_session_handle(model.loss)
-    model.handle_in = v1.placeholder(tf.string)
-    model.from_handle = tf.raw_ops.GetSessionTensor(handle=model.handle_in, dtype=tf.float32)
     return model
 
 
@@ -53,6 +51,9 @@ def build():
 
 class Key:
     """A key that is equal to itself only."""
+
+    def __repr__(self):
+        return "Key()"
 
 
 class Pair(typing.NamedTuple):
@@ -74,6 +75,9 @@ class Batch(collections.abc.Mapping):
 
     def __len__(self):
         return len(self._items)
+
+    def __repr__(self):
+        return f"Batch({self._items})"
 
 
 class Bag(list):
@@ -190,7 +194,7 @@ def feeding_sparse(value):
 
 def by_handle(model, run):
     handle = run(model.make_handle, model.feed)
-    return lambda: run(model.from_handle, {model.handle_in: handle})
+    return lambda: run([model.train_op, model.scaled], {model.target: model.array, model.rate: handle})
 
 
 def with_options(model, run):

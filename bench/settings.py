@@ -14,6 +14,7 @@ class Settings:
       quiet_pieces: stretches of 70 quiet steps per lane and round.
       trigger_pieces: periods of 100 steps per lane and round, whose triggers are measured.
       graph_round_steps: `round_steps` for the larger graphs of B6 and B18 and for gRPC.
+      variables: how many Adam updates in B18.
       estimator_steps: steps of B8 in each training, after as many that are not measured.
       rss_steps: the two steps between which memory is compared.
       fetch_sets: distinct fetch sets of the memory budget.
@@ -32,6 +33,7 @@ class Settings:
     quiet_pieces: int = 10
     trigger_pieces: int = 10
     graph_round_steps: int = 1000
+    variables: int = 200
     estimator_steps: int = 1000
     rss_steps: tuple = (100_000, 1_000_000)
     fetch_sets: int = 10_000
@@ -65,6 +67,7 @@ TINY = Settings(
     quiet_pieces=1,
     trigger_pieces=1,
     graph_round_steps=10,
+    variables=5,
     estimator_steps=10,
     rss_steps=(50, 100),
     fetch_sets=16,

@@ -301,12 +301,10 @@ def b17(peer, ours, settings):
     return {"rows": rows}
 
 
-LARGE_SUITE = (
-    ("1,000 ops", functools.partial(common.large, 1000), 2.0),
-    ("Adam with 200 variables", common.many_variables, 1.4),
-)
-
-
 def b18(peer, ours, settings):
     """Graphs of many small ops with H7."""
-    return _suite("B18", LARGE_SUITE, "H7", peer, ours, settings)
+    suite = (
+        ("1,000 ops", functools.partial(common.large, 1000), 2.0),
+        (f"Adam with {settings.variables} variables", functools.partial(common.many_variables, settings.variables), 1.4),
+    )
+    return _suite("B18", suite, "H7", peer, ours, settings)

@@ -1,6 +1,6 @@
 """What the budgets measure, on pytest-benchmark: `pytest bench/test_budgets.py --benchmark-group-by=group`.
 
-One figure is one step (B1 to B7, B9), or one whole measurement (B10, B12, B13), in the group of its budget, so that ours
+One figure is one step (B1 to B7, B9), or one whole measurement (B10, B12 to B14), in the group of its budget, so that ours
 and its peer stand together. `budgets.py` interleaves them, knows the bars and prints the ratios.
 """
 
@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("fasthooks")
 
-from bench import budgets, common, settings, steps, workers
+from bench import budgets, common, settings, workers
+from bench.steps import SUITE
 
 pytestmark = pytest.mark.filterwarnings("default")  # TensorFlow warns of deprecations of its own
 
@@ -24,7 +25,7 @@ STEPPED = {
     "B1 tiny graph, H8": (common.tiny, common.hooks_h8, None, STEPS),
     "B4 tiny graph, H8, pool only": (common.tiny, common.hooks_h8, "pool", STEPS),
     "B5 tiny graph fed 16 floats, H8": (common.tiny_fed, common.hooks_h8, None, STEPS),
-    **{f"B6 {name}, H8": (build, common.hooks_h8, None, 100) for name, build, _ in steps.SUITE},
+    **{f"B6 {name}, H8": (build, common.hooks_h8, None, 100) for name, build, _ in SUITE},
 }
 
 
@@ -44,18 +45,18 @@ def test_steps(benchmark, case, name):
     with (
         common.workspace(wandb=hooks is common.hooks_h8) as directory,
         common.monitored_lane(
-            impl, build, hooks, directory, scheduling if name == "fasthooks" else None
+            impl, build, hooks, directory, scheduling=scheduling if name == "fasthooks" else None
         ) as lane,
     ):
         time_steps(benchmark, lane, steps)
 
 
-@pytest.mark.parametrize("floor", ["bare Session.run", "bare callable"])
+@pytest.mark.parametrize("floor", ["bare Session.run", "bare prepared Run"])
 def test_floor(benchmark, floor):
     """What B2 and B3 compare a hooked step with."""
     benchmark.group = "B2, B3 floors"
     with contextlib.ExitStack() as stack:
-        lane = (common.bare_lane if floor == "bare Session.run" else common.callable_lane)(common.tiny)
+        lane = (common.bare_lane if floor == "bare Session.run" else common.prepared_lane)(common.tiny)
         time_steps(benchmark, stack.enter_context(lane), STEPS)
 
 
@@ -66,7 +67,7 @@ def test_remote_steps(benchmark, name):
         common.workspace() as directory,
         workers.listening("server") as server,
         common.monitored_lane(
-            common.implementation(name), common.tiny, common.hooks_h7, directory, None, server()
+            common.implementation(name), common.tiny, common.hooks_h7, directory, master=server()
         ) as lane,
     ):
         time_steps(benchmark, lane, 100)
@@ -85,7 +86,7 @@ def test_hooks_in_tensorflows_session(benchmark, hooks):
         time_steps(benchmark, lane, STEPS)
 
 
-@pytest.mark.parametrize("budget", ["B10", "B12", "B13"])
+@pytest.mark.parametrize("budget", ["B10", "B12", "B13", "B14"])
 def test_whole_measurement(benchmark, budget):
     """Memory, import time and start-up: `extra_info` holds the rows, in the units they name."""
     benchmark.group = f"{budget}, measured once"

@@ -1,9 +1,11 @@
 """The benchmark scripts still run: each budget with a handful of steps. Nothing here asserts on time."""
 
+import functools
 import glob
 import json
 import math
 import os
+import platform
 import sys
 
 import pytest
@@ -17,7 +19,10 @@ if ROOT not in sys.path:
 pytest.importorskip("tensorflow")
 budgets = pytest.importorskip("bench.budgets")
 compare_programs = pytest.importorskip("bench.compare_programs")
-common = budgets.common
+settings = pytest.importorskip("bench.settings")
+table = pytest.importorskip("bench.table")
+forms = pytest.importorskip("bench.forms")
+common, steps = budgets.common, budgets.steps
 
 # TensorFlow and wandb warn of deprecations of their own.
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(120)]
@@ -29,10 +34,10 @@ except ImportError:
 PEER = common.implementation("tensorflow")
 
 ROWS = {
-    "B1": 2, "B2": 4, "B3": 7, "B4": 1, "B5": 1, "B6": 4, "B7": 2, "B8": 3, "B9": 1, "B10": 2, "B11": 3, "B12": 1, "B13": 1,
-    "FEED": 3,
+    "B1": 2, "B2": 4, "B3": 7, "B4": 1, "B5": 1, "B5a": 3, "B6": 4, "B7": 2, "B8": 3, "B9": 3, "B10": 2, "B11": 3, "B12": 1,
+    "B13": 4, "B14": 3, "B15": len(forms.FORMS) + len(forms.HOOKED), "B16": 2, "B17": 4, "B18": 2, "FEED": 3,
 }
-DIFFERENCES = {"B9", "FEED"}  # a ratio of two differences, which may come out negative
+DIFFERENCES = {"B14", "B16", "FEED"}  # made of differences, which may come out negative
 
 
 def check_row(row):
@@ -57,20 +62,23 @@ def test_budget(name):
         pytest.importorskip("wandb")
     if name in budgets.NEEDS_ESTIMATOR and not budgets.estimators.available():
         pytest.skip("no tf.estimator")
-    rows = budgets.BUDGETS[name](PEER, OURS, budgets.TINY)["rows"]
+    rows = budgets.BUDGETS[name](PEER, OURS, settings.TINY)["rows"]
     assert len(rows) == ROWS[name]
     for row in rows:
         assert row["budget"] == name
         check_row(row)
-    assert len(budgets.format_table(rows).splitlines()) == 2 + len(rows)
+    for format_rows in (budgets.format_table, budgets.format_markdown):
+        assert len(format_rows(rows).splitlines()) == 2 + len(rows)
 
 
 def test_table_and_json(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(budgets, "QUICK", budgets.TINY)
+    monkeypatch.setattr(budgets, "QUICK", settings.TINY)
     file = tmp_path / "figures.json"
-    only = "b1" if common.has_wandb() else "b9"
+    only = "b1,b5a" if common.has_wandb() else "b5a"
     assert budgets.main(["--quick", "--only", only, "--ours", OURS.name, "--json", str(file)]) == 0
-    assert "budget" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert output.startswith(f"Python {platform.python_version()}, TensorFlow {common.tf.__version__}")
+    assert "budget" in output
     written = json.loads(file.read_text())
     assert (written["ours"], written["peer"]) == (OURS.name, "tensorflow")
     assert written["environment"]["tensorflow"] == common.tf.__version__
@@ -86,9 +94,9 @@ def test_one_failing_budget_does_not_hide_the_others(monkeypatch):
         raise RuntimeError("no luck")
 
     monkeypatch.setitem(budgets.BUDGETS, "B12", broken)
-    results = budgets.measure(["B12", "B9"], PEER, OURS, budgets.TINY)
+    results = budgets.measure(["B12", "B5a"], PEER, OURS, settings.TINY)
     assert results["B12"]["error"] == "RuntimeError: no luck"
-    assert len(results["B9"]["rows"]) == 1
+    assert len(results["B5a"]["rows"]) == 3
 
 
 def test_a_budget_that_is_not_available_is_no_failure(monkeypatch, capsys):
@@ -97,7 +105,7 @@ def test_a_budget_that_is_not_available_is_no_failure(monkeypatch, capsys):
     assert "B8 not available: no tf.estimator" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("build", [build for _, build, _ in budgets.SUITE] + [common.tiny, common.tiny_fed])
+@pytest.mark.parametrize("build", [build for _, build, _ in steps.SUITE] + [common.tiny, common.tiny_fed])
 def test_graphs_train(build):
     with common.bare_lane(build) as lane, lane.graph.as_default():
         lane.run(3)
@@ -124,10 +132,56 @@ def test_the_hooks_act_while_they_are_measured(impl):
         assert tags.count("global_step/sec") == 20
 
 
-def test_large_graph_has_the_asked_size():
+@pytest.mark.parametrize("ops", [1000, 2000])
+def test_large_graph_has_the_asked_size(ops):
     with common.tf.Graph().as_default() as graph:
-        common.large(2000)
-        assert 1800 <= len(graph.get_operations()) <= 2200
+        common.large(ops)
+        assert 0.9 * ops <= len(graph.get_operations()) <= 1.1 * ops
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize("build", [common.tiny, common.tiny_fed, common.two_devices])
+def test_a_prepared_lane_makes_steps(build, inline):
+    config = common.TWO_CPUS if build is common.two_devices else None
+    with common.prepared_lane(build, inline, config=config) as lane, lane.graph.as_default():
+        lane.run(3)
+        assert lane.session.run(common.v1.train.get_global_step()) == 3
+
+
+def test_two_devices_has_two_partitions():
+    with common.tf.Graph().as_default():
+        model = common.two_devices()
+        metadata = common.v1.RunMetadata()
+        with common.v1.Session(config=common.TWO_CPUS) as session:
+            session.run(common.v1.global_variables_initializer())
+            options = common.v1.RunOptions(output_partition_graphs=True)
+            session.run(model.train_op, options=options, run_metadata=metadata)
+    assert len(metadata.partition_graphs) == 2
+
+
+def test_what_a_row_is_held_against():
+    make = functools.partial(table.row, "B1", "what", None, None, [0.9, 1.0, 1.1])
+    assert not make(1.5)["met"]
+    assert make(1.5, at_most=True)["met"]
+    assert make(1.02, within=0.03)["met"]
+    assert not make(1.04, within=0.03)["met"]
+    assert make(low_end=0.8)["met"]
+    assert not make(0.5, low_end=0.95)["met"]
+
+
+def test_no_two_numbers_have_the_same_structure():
+    structures = [forms.nesting(list("abcd"), number) for number in range(2000)]
+    assert len({repr(structure) for structure in structures}) == 2000
+
+
+@pytest.mark.parametrize("name", forms.FORMS)
+def test_a_form_gives_the_same_from_both(name):
+    def results(impl):
+        with forms.plain_lane(impl, None) as lane, lane.graph.as_default():
+            step = forms.FORMS[name](lane.model, lane.session.run)
+            return [step() for _ in range(5)]
+
+    assert repr(results(OURS)) == repr(results(PEER))
 
 
 def test_a_session_that_stops_early_is_an_error():
