@@ -18,7 +18,7 @@ cdef class Schedule:
     cdef int rest                   # for how many runs a pool whose order differs is left alone next time
     cdef int waits                  # how often the last runs before the first block were made again
     cdef bint differs               # inline gave other integers than the pool
-    cdef bint pool_won              # the pool was faster when both were timed
+    cdef int pool_wins              # how often the pool was faster when both were timed
     cdef bint racing                # the pool has no order that inline could differ from
     cdef int flips, changes         # how often a read of the global step changed sides on the pool, and of how many times
     cdef list pool_secs, inline_secs        # how long the timed runs took, seconds

@@ -9,7 +9,7 @@ hooks read, in the steps whose summaries are written. So a set goes through thre
 
 - the first `SETTLING` runs take the pool, as in TensorFlow;
 - then blocks of `BLOCK` runs take turns, pool and inline, and are timed;
-- then the faster way is kept (the pool if it was faster twice), but the pool where integers among the results, such as the
+- then the faster way is kept (the pool if it was faster three times), but the pool where integers among the results, such as the
   global step, came out otherwise inline; after many runs it is looked whether its order still holds.
 
 The second phase waits, for up to `PATIENCE` times 2 `BLOCK` runs, while the pool has no order of its own: in some sessions
@@ -37,11 +37,11 @@ BLOCKS = 2
 # How often the runs before the first block are made again.
 PATIENCE = 20
 # How many runs the pool is then left alone before it is looked at again, at first; twice as many each time.
-REST = 1000
+REST = 200
 # Which share of runs may have another order than the one before: in a short look at a pool that has settled, and in all
 # looks together at one that has an order to keep. Nothing repeats in two sessions of TensorFlow where there are more.
 cdef double _FLIPS_AT_ONCE = 0.15
-cdef double _FLIPS = 0.06
+cdef double _FLIPS = 0.02
 
 # Shared by all runs; lives as long as the process.
 cdef object _inline_options = pywrap_tf_session.TF_NewBufferFromString(
@@ -121,7 +121,7 @@ cdef class Schedule:
         elif self.differs and self.flips <= _FLIPS * self.changes:
             self.scheduling = "pool"
             self.reason = "integers among the results come out otherwise inline"
-            self.waits = self.flips = self.changes = 0
+            self.waits = 0
             self.go_back(self.rest)
             self.rest = min(2 * self.rest, 1_000_000)
         else:
@@ -202,10 +202,10 @@ cdef class Schedule:
         figures = f"inline {inline * 1e6:.1f} us, pool {pool * 1e6:.1f} us"
         if inline <= pool:
             self.settle("inline", f"no slower: {figures}")
-        elif self.pool_won:
+        elif self.pool_wins == 2:
             self.settle("pool", f"faster: {figures}")
-        else:   # once may be chance
-            self.pool_won = True
+        else:   # may be chance
+            self.pool_wins += 1
             self.go_back(0)
 
 

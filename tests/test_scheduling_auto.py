@@ -13,7 +13,7 @@ from fasthooks import _schedule
 
 v1 = tf.compat.v1
 SETTLING, BLOCK, BLOCKS = _schedule.SETTLING, _schedule.BLOCK, _schedule.BLOCKS
-RUNS = SETTLING + 2 * (2 * BLOCK * BLOCKS + BLOCK)  # more than it takes to decide, where the pool is faster too
+RUNS = SETTLING + 3 * (2 * BLOCK * BLOCKS + BLOCK)  # more than it takes to decide, where the pool is faster too
 
 
 def settled(build, config=None, feeds=lambda placeholders: None, scheduling="auto"):
@@ -68,13 +68,13 @@ def test_pool_where_inline_is_slower():
 
 @pytest.mark.parametrize(("inline_secs", "expected"), [(1.9, "inline"), (2.0, "inline"), (2.1, "pool")])
 def test_fastest_run_of_each_kind_decides(inline_secs, expected):
-    """The runs before the last block on the pool do not count; and the pool has to be faster twice."""
+    """The runs before the last block on the pool do not count; and the pool has to be faster three times."""
     pool = [9.0] * BLOCK + [9.0] * (BLOCK - 1) + [2.0]
     inline = [9.0] * BLOCK + [inline_secs] + [9.0] * (BLOCK - 1)
     blocks = pool[:BLOCK] + inline[:BLOCK] + pool[BLOCK:] + inline[BLOCK:]
     durations = [1.0] * (SETTLING - BLOCK) + blocks
     if expected == "pool":
-        durations += [1.0] * BLOCK + blocks
+        durations += 2 * ([1.0] * BLOCK + blocks)
     readings = [reading for secs in durations for reading in (100.0, 100.0 + secs)]
 
     def clock():
