@@ -204,7 +204,8 @@ def test_a_module_runs_patched(tmp_path):
 
 
 def test_the_report_tells_what_fell_back_and_why(tmp_path):
-    write(tmp_path, "program.py", TRAINING.replace("with tf.train.Mon", "x = tf.placeholder(tf.float32)\nwith tf.train.Mon").replace(
+    write(tmp_path, "program.py", TRAINING.replace(
+        "with tf.train.Mon", "x = tf.placeholder(tf.float32)\nwith tf.train.Mon").replace(
         "session.run(op)", "session.run(op, {(x,): (1,)})"))
     done = run("fasthooks", "--report", "program.py", "5", directory=tmp_path)
     assert "fasthooks: 5 steps, 0 of them (0.0%) by a plan" in done.stderr
