@@ -23,8 +23,8 @@ from tensorflow.python.framework import op_def_registry, ops
 
 from fasthooks._inline_ops import LOOP_OPS, LOWERABLE_OPS, NESTING_OPS, SAFE_OPS
 
-# Beyond this size inline is not tried: the walk takes some 7 us an op, and deep graphs may exhaust the stack.
-INLINE_MAX_OPS = 1_000
+# Beyond this size inline is not tried: the walk takes some 7 us an op, once for a set of fetches that has run 120 times.
+INLINE_MAX_OPS = 10_000
 
 INLINE_SAFE_OPS: frozenset[str] = SAFE_OPS
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.framework import function as defun_lib
 from tensorflow.python.framework import op_def_registry
 
+import fasthooks
 from fasthooks import scheduling
 
 v1 = tf.compat.v1
@@ -591,3 +593,23 @@ def test_what_fails_inline_is_refused(build, inline, how):
     reason, *rest = _demonstrate(build, how)
     assert reason.startswith("reason: op '")
     assert rest == ["ready", inline if how == "inline" else "done"]
+
+
+def test_a_long_chain_of_ops_needs_no_stack():
+    """The executor goes from op to op in a loop; only asynchronous kernels call their successors."""
+    with tf.Graph().as_default():
+        value = v1.placeholder_with_default(1.0, [])
+        chain = value
+        for _ in range(4000):
+            chain = tf.negative(chain)
+        results = []
+        with fasthooks.MonitoredSession(scheduling="inline") as session:
+            size = threading.stack_size(256 * 1024)
+            try:
+                thread = threading.Thread(target=lambda: results.append(session.run(chain)))
+                thread.start()
+            finally:
+                threading.stack_size(size)
+            thread.join()
+            assert session.report()["plans"][0]["scheduling"] == "inline"
+    assert results == [1.0]
