@@ -28,16 +28,14 @@ class Program:
         "value": a new read.
       hooks: Names of hooks.
       noise: Whether random ops run, some of them on summary steps only, and change variables.
-      tiny: Whether auto is to end inline: little to do, and reads whose order is not left to a race.
     """
 
-    def __init__(self, increment="bare", use_resource=True, read=None, hooks=(), noise=False, tiny=False):
+    def __init__(self, increment="bare", use_resource=True, read=None, hooks=(), noise=False):
         self.increment = increment
         self.use_resource = use_resource
         self.read = read
         self.hooks = hooks
         self.noise = noise
-        self.tiny = tiny
         # Name -> what was read in each run, of the last session.
         self.reads = {}
 
@@ -140,20 +138,20 @@ def clear(shares):
 
 
 PROGRAMS = {
-    "caller_step": Program(read="step", tiny=True),
-    "caller_read": Program(read="read", tiny=True),
-    "caller_value": Program(read="value", tiny=True),
-    "caller_step_ref": Program(read="step", use_resource=False, tiny=True),
-    "caller_read_ref": Program(read="read", use_resource=False, tiny=True),
+    "caller_step": Program(read="step"),
+    "caller_read": Program(read="read"),
+    "caller_value": Program(read="value"),
+    "caller_step_ref": Program(read="step", use_resource=False),
+    "caller_read_ref": Program(read="read", use_resource=False),
     "caller_step_minimize": Program("minimize", read="step"),
     "caller_read_minimize": Program("minimize", read="read"),
     "caller_value_grouped_ref": Program("grouped", read="value", use_resource=False),
-    "summary": Program(hooks=["summary"], tiny=True),
-    "summary_ref": Program(hooks=["summary", "stop"], use_resource=False, tiny=True),
+    "summary": Program(hooks=["summary"]),
+    "summary_ref": Program(hooks=["summary", "stop"], use_resource=False),
     "summary_minimize": Program("minimize", hooks=["summary", "stop"]),
     "summary_grouped": Program("grouped", hooks=["summary"]),
     "summary_noise": Program(hooks=["summary"], noise=True),
-    "counter": Program(hooks=["counter"], tiny=True),
+    "counter": Program(hooks=["counter"]),
     "saver": Program(hooks=["saver"]),
     "reader": Program(hooks=["reader"]),
     "reader_ref": Program(hooks=["reader", "stop"], use_resource=False),
@@ -197,10 +195,8 @@ def test_order(name, way, tmp_path):
         if not any(one.exact == stock(3)[0].exact for one in ours) and all(one.exact == stock(10)[0].exact for one in stock(10)):
             assert Seen(program, way, tmp_path / "ours_at_last").exact == stock(3)[0].exact
         _made.add((way, "exact"))
-    if program.tiny and way in ("ours-auto", "accelerated"):
-        # A session in which TensorFlow's own order goes on changing takes longer than this one has.
-        more = (Seen(program, way, tmp_path / f"inline{number}") for number in range(6))
-        assert any("inline" in one.way_record.schedulings() for one in itertools.chain(ours, more))
+    if any("inline" in one.way_record.schedulings() for one in ours):
+        _made.add((way, "inline"))
 
 
 def test_enough_was_compared():
@@ -210,3 +206,5 @@ def test_enough_was_compared():
     for way in {way for _, way in CASES}:
         made = {kind for kind in _made if kind[0] == way}
         assert {(way, "exact"), (way, 0, EARLY), (way, 1, LATE)} <= made, made
+    # Which sessions end inline is a matter of time and of TensorFlow's own races; that some do makes this a test of it.
+    assert {("ours-auto", "inline"), ("accelerated", "inline")} <= _made
