@@ -45,7 +45,7 @@ def parallel():
 def staged():
     """A step with an op that may wait for another.
 
-    In order: once TensorFlow's executor takes both for cheap, one thread runs them, and an Unstage that comes first waits for ever.
+    In order: once the executor takes both for cheap, one thread runs them, and an Unstage that comes first waits for ever.
     """
     area = tf.raw_ops.Stage(values=[tf.constant(1.0)], shared_name="area")
     with tf.control_dependencies([area]):
