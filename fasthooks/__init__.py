@@ -28,7 +28,7 @@ _NAMES = {
         "SummarySaverHook",
     ),
     "fasthooks.interruption": ("SaveOnSignalHook",),
-    "fasthooks.patching": ("patch", "patched", "unpatch"),
+    "fasthooks.patching": ("adopt", "patch", "patched", "unpatch"),
     "fasthooks.plain_session": ("accelerate",),
     "fasthooks.session": ("MonitoredSession", "MonitoredTrainingSession", "SingularMonitoredSession"),
     "fasthooks.wandb_hook": ("WandbHook",),

@@ -26,6 +26,7 @@ from fasthooks.hooks import StepCounterHook as StepCounterHook
 from fasthooks.hooks import StopAtStepHook as StopAtStepHook
 from fasthooks.hooks import SummarySaverHook as SummarySaverHook
 from fasthooks.interruption import SaveOnSignalHook as SaveOnSignalHook
+from fasthooks.patching import adopt as adopt
 from fasthooks.patching import patch as patch
 from fasthooks.patching import patched as patched
 from fasthooks.patching import unpatch as unpatch

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+from tensorflow.python.training import monitored_session
+
 from fasthooks._dispatch import HookDispatcher
 from fasthooks._plan import PlanCache
-
-def configure(hooked_session: type, check_hooks: Callable[[Any], None]) -> None: ...
 
 # Travels through TensorFlow's chain in the place of `fetches`.
 class Call:
@@ -31,10 +31,13 @@ class HookedSessionBase:
     def close(self) -> None: ...
     def report(self) -> dict[str, Any]: ...
 
+class HookedSession(HookedSessionBase, monitored_session._HookedSession): ...
+
 # Belongs to one of TensorFlow's own hooked sessions.
 class Attached: ...
 
 def detach(session: Any) -> None: ...
+def holds_instance(session: Any, cls: type) -> bool: ...
 def run_hooked(
     session: Any, fetches: Any, feed_dict: Any, options: Any, run_metadata: Any, original: Callable[..., Any]
 ) -> Any: ...

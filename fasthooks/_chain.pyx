@@ -12,10 +12,11 @@ from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import coordinator as coordinator_lib
 from tensorflow.python.training import monitored_session
 
+from fasthooks import savers
 from fasthooks._dispatch import SubsetSession
 
 from cpython.dict cimport PyDict_GetItemWithError
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_TypeCheck, PyTypeObject
 
 from fasthooks._context cimport RunProtos, given_protos
 from fasthooks._dispatch cimport HookDispatcher
@@ -50,17 +51,6 @@ cdef tuple _hooked_helpers = ("should_stop", "_check_stop", "_call_hook_before_r
 cdef ClassGuard _helpers_guard = ClassGuard(_HookedSession, monitored_session, _hooked_helpers)
 cdef ClassGuard _hooked_guard = ClassGuard(_HookedSession, monitored_session, ("run", *_hooked_helpers))
 cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
-# Of the class that our sessions put into the chain, which derives from these two; set by `configure`.
-cdef ClassGuard _our_guard = None
-cdef object _check_hooks = None
-
-
-def configure(hooked_session, check_hooks):
-    """Tells which class of hooked session our sessions put into TensorFlow's chain, and what warns of a hooks list."""
-    global _our_guard, _check_hooks
-    _check_hooks = check_hooks
-    _our_guard = ClassGuard(hooked_session, None, _link_methods[:-1], (_hooked_guard, _wrapped_guard))
-
 
 cdef class Call:
     """Carries one `run` through TensorFlow's chain of sessions, in the place of its `fetches`.
@@ -200,6 +190,12 @@ cdef class HookedSessionBase:
         return self.cache.report()
 
 
+class HookedSession(HookedSessionBase, monitored_session._HookedSession):
+    """The hooked link of the chain of our sessions: TensorFlow's, with a compiled `run`."""
+
+
+cdef type _our_class = HookedSession
+cdef ClassGuard _our_guard = ClassGuard(HookedSession, None, _link_methods[:-1], (_hooked_guard, _wrapped_guard))
 # Where a hooked session of TensorFlow's own keeps what `run_hooked` needs: it lives and dies with the session.
 cdef str _ATTACHED = "_fasthooks_attached"
 
@@ -227,7 +223,7 @@ cdef HookDispatcher attached_dispatcher(object session):
         attached = <Attached>found
     else:
         attached = fields[_ATTACHED] = Attached()
-        _check_hooks(session._hooks)
+        savers.warn_of_two(session._hooks)
     version = dict_version(<PyObject*>fields)
     if version != attached.version or version == 0:
         version = new_dict_version(<PyObject*>fields)
@@ -243,8 +239,22 @@ def detach(session):
     getattr(session, "__dict__", {}).pop(_ATTACHED, None)
 
 
+def holds_instance(session, type cls not None):
+    """Returns whether the hooks list of a hooked session of TensorFlow's own holds an instance of a class."""
+    cdef PyObject* hooks
+    if type(session) is not _HookedSession:
+        return False
+    hooks = PyDict_GetItemWithError(session.__dict__, "_hooks")
+    if hooks is NULL or type(<object>hooks) is not list and type(<object>hooks) is not tuple:
+        return False
+    for hook in <object>hooks:
+        if PyObject_TypeCheck(hook, <PyTypeObject*>cls):
+            return True
+    return False
+
+
 def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
-    """Runs one step of a hooked session of TensorFlow's own: `_HookedSession.run` while `fasthooks.patch` is in force.
+    """Runs one step of a hooked session of TensorFlow's own, in the place of `_HookedSession.run`; see `patching.py`.
 
     Args:
       session: The hooked session.
@@ -290,7 +300,7 @@ cdef class SessionRunner:
         # The chain, or None if a link may do something of its own.
         cdef Chain chain = self.chain
         if (chain is not None and chain.outer is self._sess and chain.is_as_it_was()
-                and type(chain.hooked) is _our_guard.cls and _monitored_guard.intact()
+                and type(chain.hooked) is _our_class and _monitored_guard.intact()
                 and _recoverable_guard.intact() and _coordinated_guard.intact() and _our_guard.intact()):
             return chain
         return self.look()
@@ -311,7 +321,7 @@ cdef class SessionRunner:
         if _sets_method(chain.outer_fields) or _sets_method(chain.coordinated_fields):
             return None
         chain.coordinator = coordinator = link._coord
-        if type(coordinator) is not _Coordinator or type(link._sess) is not _our_guard.cls:
+        if type(coordinator) is not _Coordinator or type(link._sess) is not _our_class:
             return None
         chain.coordinator_fields = coordinator.__dict__
         chain.coordinator_version = new_dict_version(<PyObject*>chain.coordinator_fields)

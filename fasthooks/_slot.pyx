@@ -3,6 +3,8 @@
 
 from tensorflow.python.training import session_run_hook
 
+from fasthooks import recognition
+
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
@@ -15,19 +17,6 @@ from fasthooks._trigger cimport HookTrigger
 # Methods of TensorFlow's base class, which do nothing.
 _idle_methods = {name: session_run_hook.SessionRunHook.__dict__[name] for name in ("before_run", "after_run")}
 watch_names(_idle_methods)
-# Finds the trigger that stands for a hook object; set by `configure`.
-cdef object _trigger_for = None
-
-
-def configure(trigger_for):
-    """Tells how to find the trigger of a hook object.
-
-    Args:
-      trigger_for: Called with a hook that has no trigger in itself; returns one that stands for it, or None.
-    """
-    global _trigger_for
-    _trigger_for = trigger_for
-
 
 cdef class Slot:
     """What the dispatcher knows of one hook, and whether that is still true."""
@@ -38,7 +27,7 @@ cdef class Slot:
             self.trigger = hook
             self.compiled = True
         else:
-            self.trigger = _trigger_for(hook)
+            self.trigger = recognition.trigger_for(hook)
             self.look()
 
     cdef int look(self) except -1:

@@ -4,8 +4,6 @@ from typing import Any
 
 from fasthooks._guard import Watched
 
-def configure(plain_timers: dict[type, bool]) -> None: ...
-
 class Timer(Watched):
     # Numbers or None.
     _every_secs: Any

@@ -8,6 +8,8 @@ step (a float step, a Decimal period) the compiled rule does not answer, and the
 import time
 from numbers import Real
 
+from tensorflow.python.training import basic_session_run_hooks as stock
+
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
@@ -25,18 +27,8 @@ cdef extern from "Python.h":
     void* PyCFunction_GetFunction(PyObject*) noexcept
 
 # Timer classes in plain Python whose attributes a view may read: those with the rule of `Timer` (value False) and those
-# that never trigger (value True). Set by `configure`.
-cdef dict _plain_timers = {}
-
-
-def configure(dict plain_timers not None):
-    """Tells which timer classes in plain Python have a known rule.
-
-    Args:
-      plain_timers: Class to bool: False for the rule of `SecondOrStepTimer`, True for one that never triggers.
-    """
-    _plain_timers.update(plain_timers)
-
+# that never trigger (value True).
+cdef dict _plain_timers = {stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True}
 
 cdef dict _time_names = time.__dict__
 cdef object _builtin_clock_object = time.time

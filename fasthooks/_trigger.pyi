@@ -3,12 +3,10 @@
 The attributes are TensorFlow's private ones; they read as None until they are first set.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from fasthooks._guard import Watched
 
-def configure(make_run_args: Callable[[Any], Any]) -> None: ...
 def before_run(hook: Any, run_context: Any) -> Any: ...
 def after_run(hook: Any, run_context: Any, run_values: Any) -> None: ...
 

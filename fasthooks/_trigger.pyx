@@ -12,6 +12,8 @@ GIL held; one decision allocates nothing but the counters that TensorFlow keeps 
 
 import logging
 
+from tensorflow.python.training.session_run_hook import SessionRunArgs
+
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError, PyDict_SetItem
 from cpython.object cimport PyObject
@@ -26,20 +28,6 @@ cnp.import_array()
 cdef extern from "Python.h":
     PyObject* Py_False
     PyObject* Py_True
-
-# Set by `configure`.
-cdef object _make_run_args = None
-
-
-def configure(make_run_args):
-    """Tells this module what it needs to know of TensorFlow.
-
-    Args:
-      make_run_args: Called with fetches; returns what `before_run` returns.
-    """
-    global _make_run_args
-    _make_run_args = make_run_args
-
 
 cdef inline PyObject* live(PyObject* fields, PyObject* own, object name) noexcept:
     # The value of an attribute, wherever its truth is; borrowed, valid until Python code runs.
@@ -98,7 +86,7 @@ def before_run(HookTrigger hook not None, run_context):
             if tensor is NULL or tensor is <PyObject*>None:
                 return None
             # Made anew each time: whoever calls the hook may add to the request.
-            return _make_run_args(hook.quiet_fetches(<object>tensor))
+            return SessionRunArgs(hook.quiet_fetches(<object>tensor))
     return super(HookTrigger, hook).before_run(run_context)
 
 

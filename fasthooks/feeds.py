@@ -24,6 +24,8 @@ from tensorflow.python.ops import session_ops
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training.session_run_hook import SessionRunArgs
 
+from fasthooks import patching
+
 # TensorFlow 2.16 and later convert feeds with this helper, which follows NumPy 2's rules; before, with NumPy itself.
 try:
     from tensorflow.python.util.numpy_compat import np_asarray as _as_array
@@ -250,7 +252,7 @@ class _Prefetcher:
         return feed.own(value)
 
 
-class FeedFnHook(stock.FeedFnHook):
+class FeedFnHook(patching.OurHook, stock.FeedFnHook):
     """Feeds what a function returns, a new call for each run; can make the batches ahead, in a thread.
 
     Args:
@@ -293,6 +295,7 @@ class FeedFnHook(stock.FeedFnHook):
 
     def before_run(self, run_context):
         """Returns the feeds of the coming run; see `tf.compat.v1.train.SessionRunHook`."""
+        patching.meet_late_hook()
         if self._prefetcher is None:
             return super().before_run(run_context)
         return SessionRunArgs(fetches=None, feed_dict=self._prefetcher.take())

@@ -17,9 +17,9 @@ from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
-from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
+from tensorflow.python.training.session_run_hook import SessionRunHook
 
-from fasthooks import _guard, _timer, _trigger, writers
+from fasthooks import _guard, _timer, _trigger, patching, writers
 
 
 class SecondOrStepTimer(_timer.Timer, stock.SecondOrStepTimer):
@@ -43,11 +43,12 @@ def _compiled(timer):
     return timer
 
 
-class PerStepMethods:
+class PerStepMethods(patching.OurHook):
     """What a session calls on every step, as plain functions: `mock` and `inspect` treat them as TensorFlow's."""
 
     def before_run(self, run_context):
         """Returns what this hook fetches on the coming run; see `tf.compat.v1.train.SessionRunHook`."""
+        patching.meet_late_hook()
         return _trigger.before_run(self, run_context)
 
     def after_run(self, run_context, run_values):
@@ -336,64 +337,7 @@ class ProfilerHook(PerStepMethods, _trigger.ProfilerTrigger, stock.ProfilerHook)
 # Has no part in a step: TensorFlow's class as it is.
 FinalOpsHook = stock.FinalOpsHook
 
-# TensorFlow's own hook objects are recognised by these classes.
-_TRIGGERS = {
-    stock.StopAtStepHook: _trigger.StopAtStepTrigger,
-    stock.StepCounterHook: _trigger.StepCounterTrigger,
-    stock.LoggingTensorHook: _trigger.LoggingTensorTrigger,
-    stock.NanTensorHook: _trigger.NanTensorTrigger,
-    stock.SummarySaverHook: _trigger.SummarySaverTrigger,
-    stock.CheckpointSaverHook: _trigger.CheckpointSaverTrigger,
-    stock.GlobalStepWaiterHook: _trigger.GlobalStepWaiterTrigger,
-    stock.ProfilerHook: _trigger.ProfilerTrigger,
-}
-_WANDB_MODULE = "wandb.integration.tensorflow.estimator_hook"
-
-
-def trigger_for(hook):
-    """Returns a trigger that stands for a hook object of TensorFlow's or wandb's own; None for any other."""
-    trigger = _TRIGGERS.get(type(hook))
-    if trigger is not None:
-        return trigger()
-    wandb_module = sys.modules.get(_WANDB_MODULE)
-    if wandb_module is not None and type(hook) is wandb_module.WandbHook:
-        from fasthooks import wandb_hook
-
-        return wandb_hook.trigger_for(hook)
-    return None
-
-
-def distrust(name):
-    """Makes TensorFlow's own hook class of this name one that is called on every step, as any hook in plain Python."""
-    _TRIGGERS.pop(getattr(stock, name, None), None)
-
-
-def _know(cls, module, names):
-    # Only what stands in TensorFlow's own file is what the triggers were written after.
-    _guard.know_class(cls)
-    for name in names:
-        function = vars(cls).get(name)
-        if function is not None and _guard.is_defined_in(function, module):
-            _guard.know(function)
-
-
-def _register():
-    for cls in (SecondOrStepTimer, StopAtStepHook, StepCounterHook, LoggingTensorHook, NanTensorHook, SummarySaverHook,
-                CheckpointSaverHook, GlobalStepWaiterHook, ProfilerHook):
-        _guard.know_class(cls)
-    for value in [*vars(_timer).values(), *vars(_trigger).values()]:
-        if isinstance(value, type) and issubclass(value, _guard.Watched):
-            _guard.know(*vars(value).values())
-    hook_methods = ("before_run", "after_run")
-    _guard.know(PerStepMethods.before_run, PerStepMethods.after_run)
-    for cls in _TRIGGERS:
-        _know(cls, stock, hook_methods)
-    _know(SessionRunHook, sys.modules[SessionRunHook.__module__], hook_methods)
-    timer_methods = ("should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset")
-    for cls in (stock.SecondOrStepTimer, stock.NeverTriggerTimer, stock._HookTimer):
-        _know(cls, stock, timer_methods)
-    _timer.configure({stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True})
-    _trigger.configure(SessionRunArgs)
-
-
-_register()
+for _cls in (SecondOrStepTimer, StopAtStepHook, StepCounterHook, LoggingTensorHook, NanTensorHook, SummarySaverHook,
+             CheckpointSaverHook, GlobalStepWaiterHook, ProfilerHook):
+    _guard.know_class(_cls)
+_guard.know(PerStepMethods.before_run, PerStepMethods.after_run)

@@ -1,31 +1,38 @@
-"""Compiled steps for programs that never heard of fasthooks.
+"""Compiled steps for programs that use TensorFlow's sessions: `patch` for all of them, adoption for those with our hooks.
 
 `_HookedSession.run` is replaced: every monitored session, every estimator and every hooked session that a framework
 builds by itself runs its steps through it. It is replaced on the class, so names that were imported before and sessions
 that exist already take part. What it does is the dispatcher's, as in our own sessions; see `session.py`.
 `_WrappedSession.close` is replaced beside it, to drop the plans: a closed session may be held for long.
+
+Both are in place while `patch` is in force, for all sessions, and from the first use of a hook of ours on, for sessions whose
+hooks list holds one. Other sessions pass through them to TensorFlow's own.
 """
 
 import functools
+import os
 import threading
 import types
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session
+from tensorflow.python.training.session_run_hook import SessionRunHook
 
-from fasthooks import _chain, _guard, hooks, shapes
-from fasthooks import session as _session  # noqa: F401  tells the dispatcher how to find the triggers of hooks
+from fasthooks import _chain, _guard, recognition, shapes
 
 _lock = threading.RLock()
-_active = False  # our functions do something; else they pass on to the originals
 # Calls of `patch` that no `with` has taken over, and `with` blocks that are open.
 _standing = 0
 _entered = 0
 _unpatched = 0  # calls of `unpatch`
+_may_adopt = os.environ.get("FASTHOOKS_ADOPT") != "0"
+_has_hooks = False  # a hook of ours is in use
+# Which sessions our functions serve; for the others they pass on to the originals.
+_serves_all = _serves_ours = False
 
 
 class _Replacement:
@@ -46,6 +53,7 @@ class _Replacement:
         self.name = f"{cls.__module__}.{cls.__qualname__}.{self.method}"
 
     def install(self):
+        """Puts ours in the place of TensorFlow's own; leaves what another package has put there."""
         current = getattr(self.cls, self.method)
         if _guard.is_own_method(self.cls, self.method, current, monitored_session):
             self.original = current
@@ -53,17 +61,16 @@ class _Replacement:
             _guard.stand_in(self.function, current)
             setattr(self.cls, self.method, self.function)
             self.installed = True
-        elif not self.installed:
-            logging.warning("fasthooks.patch: another package has put %r in the place of %s; it stays.", current, self.name)
 
     def restore(self):
+        """Puts TensorFlow's own back, unless somebody has put another over ours."""
         if getattr(self.cls, self.method) is self.function:
             setattr(self.cls, self.method, self.original)
             self.installed = False
 
 
 def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
-    if _active:
+    if _serves_all or _serves_ours and _chain.holds_instance(self, OurHook):
         return _chain.run_hooked(self, fetches, feed_dict, options, run_metadata, _run.original)
     return _run.original(self, fetches, feed_dict, options, run_metadata)
 
@@ -87,27 +94,81 @@ def _may_replace(version):
         return True
     changed = shapes.changed()
     for name in changed & shapes.HOOKS:
-        hooks.distrust(name)
+        recognition.distrust(name)
     finding = "what fasthooks replaces has not changed"
     if changed:
         finding = f"it has changed {', '.join(sorted(changed))}, which fasthooks leaves alone"
-    warnings.warn(f"fasthooks is not tested with TensorFlow {version}; {finding}.", RuntimeWarning, stacklevel=4)
+    warnings.warn(f"fasthooks is not tested with TensorFlow {version}; {finding}.", RuntimeWarning, stacklevel=5)
     return changed <= shapes.HOOKS
 
 
-def _install():
-    global _active
-    if _may_replace(tensorflow.__version__):
-        for replacement in _REPLACEMENTS:
-            replacement.install()
-        _active = _run.installed
-
-
-def _restore():
-    global _active
-    _active = False
+def _update(patches, adopts):
+    """Puts our functions in place or takes them away, as these two want it: `patch`, and a hook of ours."""
+    global _serves_all, _serves_ours
+    wanted = (patches or adopts) and _may_replace(tensorflow.__version__)
     for replacement in _REPLACEMENTS:
-        replacement.restore()
+        if wanted:
+            replacement.install()
+        else:
+            replacement.restore()
+    _serves_all = wanted and patches and _run.installed
+    _serves_ours = wanted and adopts and _run.installed
+
+
+def _patches():
+    return bool(_standing or _entered)
+
+
+def _adopts():
+    return _may_adopt and _has_hooks
+
+
+def _install_patch():
+    _update(True, _adopts())
+    for replacement in _REPLACEMENTS:
+        if not replacement.installed:
+            logging.warning("fasthooks.patch: another package has put %r in the place of %s; it stays.",
+                            getattr(replacement.cls, replacement.method), replacement.name)
+
+
+class OurHook(SessionRunHook):
+    """Base of all our hooks: a session of TensorFlow's own whose hooks list holds one runs compiled steps."""
+
+    def begin(self):
+        """Called before the session is made; see `tf.compat.v1.train.SessionRunHook`."""
+        if _may_adopt and not _serves_ours:
+            _meet_hook()
+        super().begin()
+
+
+def meet_late_hook():
+    """Is called by our hooks in `before_run`: one that joins the list of a living session is told nothing earlier."""
+    if _may_adopt and not _has_hooks:
+        _meet_hook()
+
+
+def _meet_hook():
+    global _has_hooks
+    with _lock:
+        _has_hooks = True
+        _update(_patches(), True)
+
+
+def adopt(enable: bool = True) -> None:
+    """Says whether our hooks bring compiled steps to sessions of TensorFlow's own; they do unless this says no.
+
+    A `tf.compat.v1.train.MonitoredSession`, a `MonitoredTrainingSession`, an estimator's session or one that a framework
+    builds from `_HookedSession` runs compiled steps, with compiled triggers for the stock hooks beside ours, as under
+    `patch`, from the first run on which its hooks list holds a hook of ours. All other sessions run as they would.
+    The environment variable `FASTHOOKS_ADOPT=0` does what `adopt(False)` does.
+
+    Args:
+      enable: False: our hooks are plain hooks in TensorFlow's sessions, at once and in all threads.
+    """
+    global _may_adopt
+    with _lock:
+        _may_adopt = enable
+        _update(_patches(), _adopts())
 
 
 class Patch:
@@ -120,6 +181,7 @@ class Patch:
     def __enter__(self) -> "Patch":
         global _standing, _entered
         with _lock:
+            _install_patch()
             if self._generation != _unpatched:
                 self._entries, self._generation = 0, _unpatched
             if self._stands:
@@ -127,7 +189,6 @@ class Patch:
                 _standing = max(_standing - 1, 0)
             self._entries += 1
             _entered += 1
-            _install()
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None,
@@ -137,8 +198,7 @@ class Patch:
             if self._generation == _unpatched and self._entries:
                 self._entries -= 1
                 _entered -= 1
-                if not _standing and not _entered:
-                    _restore()
+                _update(_patches(), _adopts())
 
 
 def patch() -> Patch:
@@ -156,8 +216,8 @@ def patch() -> Patch:
     """
     global _standing
     with _lock:
+        _install_patch()
         _standing += 1
-        _install()
     return Patch()
 
 
@@ -167,10 +227,18 @@ def unpatch() -> None:
     with _lock:
         _standing = _entered = 0
         _unpatched += 1
-        _restore()
+        _update(False, _adopts())
 
 
-def patched() -> dict[str, Callable[..., Any]]:
-    """Returns what is replaced now: a dict of qualified name to TensorFlow's own object; empty if nothing is."""
+class Replaced(NamedTuple):
+    """A method of TensorFlow's that is replaced: its own function, and why it is."""
+
+    original: Callable[..., Any]
+    reason: str
+
+
+def patched() -> dict[str, Replaced]:
+    """Returns what is replaced now, and why: a dict of qualified name to Replaced; empty if nothing is."""
     with _lock:
-        return {one.name: one.original for one in _REPLACEMENTS if one.installed} if _active else {}
+        reasons = [*["fasthooks.patch()"] * _serves_all, *["a hook of fasthooks is in use"] * _serves_ours]
+        return {one.name: Replaced(one.original, ", ".join(reasons)) for one in _REPLACEMENTS if one.installed and reasons}

@@ -24,43 +24,19 @@ TensorFlow's own objects, but for the hooked one. What a step does, from `sessio
 
 import functools
 import inspect
-import os
 import types
 from typing import Any
 
 from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
-from tensorflow.python.training import basic_session_run_hooks, training_util
+from tensorflow.python.training import training_util
 from tensorflow.python.training import monitored_session as stock
 from tensorflow.python.util import tf_export
 
-from fasthooks import _chain, _guard, _slot, hooks
+from fasthooks import _chain, _guard, hooks, savers
 from fasthooks.async_checkpoint import AsyncCheckpointSaverHook
 
 _SCHEDULINGS = ("auto", "pool", "inline")
-
-
-class _HookedSession(_chain.HookedSessionBase, stock._HookedSession):
-    """The hooked link of the chain: TensorFlow's, with a compiled `run`."""
-
-
-def warn_of_two_savers(hooks):
-    """Logs a warning for each directory into which more than one hook of a list saves checkpoints."""
-    savers: dict[str, dict[Any, str]] = {}
-    for number, hook in enumerate(hooks if isinstance(hooks, (list, tuple)) else ()):
-        directory = getattr(hook, "_checkpoint_dir", None)
-        if isinstance(hook, basic_session_run_hooks.CheckpointSaverHook) and isinstance(directory, (str, os.PathLike)):
-            directory = os.path.abspath(os.fspath(directory))
-            savers.setdefault(directory, {})[id(hook)] = f"{type(hook).__name__} (hooks[{number}])"
-    for directory, names in savers.items():
-        if len(names) > 1:
-            logging.warning("%s all save checkpoints into %s; each deletes and overwrites without knowing of the others. "
-                            "MonitoredTrainingSession adds one of its own unless save_checkpoint_secs=None and "
-                            "save_checkpoint_steps=None.", " and ".join(names.values()), directory)
-
-
-_slot.configure(hooks.trigger_for)
-_chain.configure(_HookedSession, warn_of_two_savers)
 
 
 class _MonitoredSession(_chain.SessionRunner):
@@ -78,16 +54,16 @@ class _MonitoredSession(_chain.SessionRunner):
 
         def __init__(self, session_creator, hooks, stop_grace_period_secs):
             super().__init__(session_creator, hooks, stop_grace_period_secs)
-            warn_of_two_savers(hooks)
+            savers.warn_of_two(hooks)
 
         def create_session(self):
             make = stock._MonitoredSession._CoordinatedSessionCreator.create_session
             if _guard.is_defined_in(make, stock):
-                hooked = functools.partial(_HookedSession, scheduling=self.scheduling)
+                hooked = functools.partial(_chain.HookedSession, scheduling=self.scheduling)
                 sess = _with_our_classes(make, _HookedSession=hooked)(self)
             else:  # somebody's own, which may do anything
                 sess = super().create_session()
-                sess._sess = _HookedSession(self.tf_sess, self._hooks, self.scheduling)
+                sess._sess = _chain.HookedSession(self.tf_sess, self._hooks, self.scheduling)
             if self._created:
                 self.recoveries += 1
                 logging.info("fasthooks: the session was recovered (recovery %d) and goes on from global step %s.",
@@ -124,7 +100,7 @@ class _MonitoredSession(_chain.SessionRunner):
           RuntimeError: The session is closed.
         """
         link = self._sess
-        while link is not None and not isinstance(link, _HookedSession):
+        while link is not None and not isinstance(link, _chain.HookedSession):
             link = getattr(link, "_sess", None)
         if link is None:
             raise RuntimeError("The session is closed, or is being recovered.")

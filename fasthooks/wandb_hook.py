@@ -1,13 +1,11 @@
 """WandbHook: rows of TensorFlow summaries in a Weights & Biases run. The only module that imports wandb."""
 
-import sys
 from typing import Any
 
 import tensorflow.compat.v1 as tf
-from tensorflow.python.framework import tensor_util
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
-from fasthooks import _guard, _trigger
+from fasthooks import _guard, _trigger, recognition
 from fasthooks.hooks import PerStepMethods
 
 
@@ -17,22 +15,6 @@ def _import_wandb():
     except ImportError as error:
         raise ImportError("WandbHook needs the wandb package: pip install 'fasthooks[wandb]'") from error
     return wandb
-
-
-def _constant_increment(global_step):
-    """Returns the largest constant that the graph adds to the global step; None if it shows none."""
-    # The ops take a resource variable's handle, or the reference itself; a plain tensor is nobody's counter.
-    target = getattr(global_step, "handle", None)
-    if target is None:
-        target = getattr(global_step, "op", None) and global_step.op.outputs[0]
-    added = [
-        tensor_util.constant_value(op.inputs[1])
-        for op in (target.consumers() if target is not None else ())
-        if op.type in ("AssignAdd", "AssignAddVariableOp") and op.inputs[0] is target
-    ]
-    if not added or None in added:
-        return None
-    return int(max(added))
 
 
 class _Rows(SessionRunHook):
@@ -104,6 +86,7 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
             tel.feature.estimator_hook = True
 
     def begin(self):
+        super().begin()
         wandb = _import_wandb()
         if wandb.run is None:
             raise wandb.Error("You must call `wandb.init()` before calling `WandbHook`")
@@ -121,21 +104,7 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
     def after_create_session(self, session, coord):
         # The step may have gone back; `_next_row` has not.
         self._seen = None
-        self._increment = _constant_increment(self._global_step_tensor)
-
-
-def trigger_for(hook):
-    """Returns a trigger that stands for a hook object of wandb's own."""
-    module = sys.modules[type(hook).__module__]
-    for name in ("before_run", "after_run"):
-        function = vars(type(hook)).get(name)
-        if _guard.is_defined_in(function, module):
-            _guard.know(function)
-    _guard.know_class(type(hook))
-    trigger = _trigger.WandbPeerTrigger()
-    trigger._global_step_tensor = tf.train.get_global_step()
-    trigger._increment = _constant_increment(trigger._global_step_tensor)
-    return trigger
+        self._increment = recognition.constant_increment(self._global_step_tensor)
 
 
 _guard.know_class(WandbHook)

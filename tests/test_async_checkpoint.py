@@ -21,8 +21,7 @@ from helpers import MIXES, STOCK, STOCK_MIX, assert_equal_records, build_model, 
 from tensorflow.python.client import session as session_lib
 
 import fasthooks
-from fasthooks import async_checkpoint
-from fasthooks import session as session_module
+from fasthooks import async_checkpoint, savers
 
 v1 = tf.compat.v1
 LIMIT = 60  # seconds after which something that should have happened has not
@@ -905,7 +904,7 @@ UNFINISHED = v1.train.CheckpointSaverHook.__new__(v1.train.CheckpointSaverHook)
 @pytest.mark.parametrize("hooks", [(), iter(()), [None], [UNFINISHED, UNFINISHED]])
 def test_odd_hooks_are_no_savers(hooks):
     with captured_logs() as logs:
-        session_module.warn_of_two_savers(hooks)
+        savers.warn_of_two(hooks)
     assert not logs
 
 

@@ -14,7 +14,7 @@ from helpers import captured_logs
 from tensorflow.python.training import basic_session_run_hooks, monitored_session
 
 import fasthooks
-from fasthooks import _plan, hooks, patching, shapes
+from fasthooks import _plan, patching, recognition, shapes
 
 v1 = tf.compat.v1
 HookedSession = monitored_session._HookedSession
@@ -28,6 +28,7 @@ STOCK_CLOSE = vars(WrappedSession)["close"]
 @pytest.fixture(autouse=True)
 def _put_back():
     """Each test begins and ends with TensorFlow's own function in its place."""
+    fasthooks.adopt(False)
     assert not fasthooks.patched() and HookedSession.run is STOCK_RUN and WrappedSession.close is STOCK_CLOSE
     yield
     fasthooks.unpatch()
@@ -36,6 +37,7 @@ def _put_back():
         replacement.installed = False
     # A version that a test made up was judged for that test alone.
     patching._may_replace.cache_clear()
+    fasthooks.adopt()
 
 
 @pytest.fixture
@@ -65,7 +67,8 @@ def test_what_is_replaced_is_told_and_restored():
         f"{cls.__module__}.{cls.__qualname__}.{name}": old[name]
         for cls, old in zip(classes, before) for name, value in vars(cls).items() if old.get(name) is not value
     }
-    assert fasthooks.patched() == changed == {NAME: STOCK_RUN, CLOSE_NAME: STOCK_CLOSE}
+    assert changed == {NAME: STOCK_RUN, CLOSE_NAME: STOCK_CLOSE}
+    assert fasthooks.patched() == {name: (original, "fasthooks.patch()") for name, original in changed.items()}
     fasthooks.unpatch()
     assert [dict(vars(cls)) for cls in classes] == before and fasthooks.patched() == {}
 
@@ -117,6 +120,7 @@ def test_blocks_nest_and_the_outermost_undoes_it():
         with fasthooks.patch():
             pass
         assert fasthooks.patched()
+    fasthooks.adopt(False)
     assert not fasthooks.patched() and HookedSession.run is STOCK_RUN
 
 
@@ -247,7 +251,7 @@ def test_what_others_put_over_ours_stays_and_ours_passes_on(session):
     assert HookedSession.run is theirs and fasthooks.patched() == {}
     assert planned_of(*session) == 0 and len(calls) == 10
     fasthooks.patch()  # ours is still beneath
-    assert HookedSession.run is theirs and fasthooks.patched()[NAME] is STOCK_RUN
+    assert HookedSession.run is theirs and fasthooks.patched()[NAME].original is STOCK_RUN
     assert planned_of(*session) == 5 and len(calls) == 15
     HookedSession.run = ours  # they undo theirs
     fasthooks.unpatch()
@@ -427,14 +431,14 @@ def test_a_changed_hook_is_called_on_every_step():
             super().after_run(run_context, run_values)
 
     calls = []
-    with mock.patch.dict(hooks._TRIGGERS), mock.patch.object(tf, "__version__", "2.97.1"), \
+    with mock.patch.dict(recognition._TRIGGERS), mock.patch.object(tf, "__version__", "2.97.1"), \
             mock.patch.object(basic_session_run_hooks, "StopAtStepHook", StopAtStepHook):
-        hooks._TRIGGERS[StopAtStepHook] = hooks._TRIGGERS[StopAtStepHook.__mro__[1]]
+        recognition._TRIGGERS[StopAtStepHook] = recognition._TRIGGERS[StopAtStepHook.__mro__[1]]
         with pytest.warns(RuntimeWarning, match="StopAtStepHook"):
             fasthooks.patch()
-        assert fasthooks.patched() and StopAtStepHook not in hooks._TRIGGERS
-        assert hooks.trigger_for(StopAtStepHook(last_step=3)) is None
-        assert hooks.trigger_for(v1.train.NanTensorHook(None)) is not None
+        assert fasthooks.patched() and StopAtStepHook not in recognition._TRIGGERS
+        assert recognition.trigger_for(StopAtStepHook(last_step=3)) is None
+        assert recognition.trigger_for(v1.train.NanTensorHook(None)) is not None
 
 
 def test_the_log_of_a_patched_session_is_tensorflows(session):

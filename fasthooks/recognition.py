@@ -1,0 +1,78 @@
+"""Which of TensorFlow's and wandb's own hook objects have a compiled trigger that stands for them."""
+
+import sys
+
+from tensorflow.python.framework import tensor_util
+from tensorflow.python.training import basic_session_run_hooks as stock
+from tensorflow.python.training import training_util
+from tensorflow.python.training.session_run_hook import SessionRunHook
+
+from fasthooks import _guard, _timer, _trigger
+
+# By exact class; whether its methods are still TensorFlow's own is asked on every step.
+_TRIGGERS = {
+    stock.StopAtStepHook: _trigger.StopAtStepTrigger,
+    stock.StepCounterHook: _trigger.StepCounterTrigger,
+    stock.LoggingTensorHook: _trigger.LoggingTensorTrigger,
+    stock.NanTensorHook: _trigger.NanTensorTrigger,
+    stock.SummarySaverHook: _trigger.SummarySaverTrigger,
+    stock.CheckpointSaverHook: _trigger.CheckpointSaverTrigger,
+    stock.GlobalStepWaiterHook: _trigger.GlobalStepWaiterTrigger,
+    stock.ProfilerHook: _trigger.ProfilerTrigger,
+}
+_WANDB_MODULE = "wandb.integration.tensorflow.estimator_hook"
+_HOOK_METHODS = ("before_run", "after_run")
+
+
+def trigger_for(hook):
+    """Returns a trigger that stands for a hook object of TensorFlow's or wandb's own; None for any other."""
+    trigger = _TRIGGERS.get(type(hook))
+    if trigger is not None:
+        return trigger()
+    wandb_module = sys.modules.get(_WANDB_MODULE)
+    if wandb_module is not None and type(hook) is wandb_module.WandbHook:
+        _know(type(hook), wandb_module, _HOOK_METHODS)
+        trigger = _trigger.WandbPeerTrigger()
+        trigger._global_step_tensor = training_util.get_global_step()
+        trigger._increment = constant_increment(trigger._global_step_tensor)
+        return trigger
+    return None
+
+
+def distrust(name):
+    """Makes TensorFlow's own hook class of this name one that is called on every step, as any hook in plain Python."""
+    _TRIGGERS.pop(getattr(stock, name, None), None)
+
+
+def constant_increment(global_step):
+    """Returns the largest constant that the graph adds to the global step; None if it shows none."""
+    # The ops take a resource variable's handle, or the reference itself; a plain tensor is nobody's counter.
+    target = getattr(global_step, "handle", None)
+    if target is None:
+        target = getattr(global_step, "op", None) and global_step.op.outputs[0]
+    added = [
+        tensor_util.constant_value(op.inputs[1])
+        for op in (target.consumers() if target is not None else ())
+        if op.type in ("AssignAdd", "AssignAddVariableOp") and op.inputs[0] is target
+    ]
+    if not added or None in added:
+        return None
+    return int(max(added))
+
+
+def _know(cls, module, names):
+    # Only what stands in the class's own file is what the triggers were written after.
+    _guard.know_class(cls)
+    for name in names:
+        function = vars(cls).get(name)
+        if function is not None and _guard.is_defined_in(function, module):
+            _guard.know(function)
+
+
+for _cls in (*_TRIGGERS, SessionRunHook):
+    _know(_cls, sys.modules[_cls.__module__], _HOOK_METHODS)
+for _cls in (stock.SecondOrStepTimer, stock.NeverTriggerTimer, stock._HookTimer):
+    _know(_cls, stock, ("should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset"))
+for _value in [*vars(_timer).values(), *vars(_trigger).values()]:
+    if isinstance(_value, type) and issubclass(_value, _guard.Watched):
+        _guard.know(*vars(_value).values())
