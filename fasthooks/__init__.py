@@ -30,6 +30,7 @@ _NAMES = {
     "fasthooks.interruption": ("SaveOnSignalHook",),
     "fasthooks.patching": ("adopt", "patch", "patched", "unpatch"),
     "fasthooks.plain_session": ("accelerate",),
+    "fasthooks.reporting": ("PlanReport", "Report", "report"),
     "fasthooks.session": ("MonitoredSession", "MonitoredTrainingSession", "SingularMonitoredSession"),
     "fasthooks.wandb_hook": ("WandbHook",),
     "tensorflow.compat.v1.train": (

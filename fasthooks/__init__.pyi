@@ -31,6 +31,9 @@ from fasthooks.patching import patch as patch
 from fasthooks.patching import patched as patched
 from fasthooks.patching import unpatch as unpatch
 from fasthooks.plain_session import accelerate as accelerate
+from fasthooks.reporting import PlanReport as PlanReport
+from fasthooks.reporting import Report as Report
+from fasthooks.reporting import report as report
 from fasthooks.session import MonitoredSession as MonitoredSession
 from fasthooks.session import MonitoredTrainingSession as MonitoredTrainingSession
 from fasthooks.session import SingularMonitoredSession as SingularMonitoredSession

@@ -12,7 +12,7 @@ from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import coordinator as coordinator_lib
 from tensorflow.python.training import monitored_session
 
-from fasthooks import savers
+from fasthooks import declining, savers
 from fasthooks._dispatch import SubsetSession
 
 from cpython.dict cimport PyDict_GetItemWithError
@@ -32,7 +32,6 @@ cdef type _CoordinatedSession = monitored_session._CoordinatedSession
 cdef type _Coordinator = coordinator_lib.Coordinator
 cdef type _Event = threading.Event
 
-cdef str _REPLACED = "a method of the session was replaced"
 # Methods that the short way goes round.
 cdef tuple _link_methods = ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
                             "_raise_if_feeds_intersects", "raise_requested_exception")
@@ -140,7 +139,7 @@ cdef class HookedSessionBase:
         dispatcher = self.current_dispatcher()
         if self.is_patched():
             self.cache.count_run()
-            self.cache.decline(_REPLACED)
+            self.cache.decline(declining.CHAIN_PATCHED)
             return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
         check_may_run(self)
         return dispatcher.step(self, fetches, feed_dict, protos_for(options, run_metadata))
@@ -163,7 +162,7 @@ cdef class HookedSessionBase:
         self.current_dispatcher()
         if self.is_patched():
             self.cache.count_run()
-            self.cache.decline(_REPLACED)
+            self.cache.decline(declining.CHAIN_PATCHED)
             part = SubsetSession(self, chosen)
             return _HookedSession.run(part, fetches, feed_dict, options, run_metadata)
         check_may_run(self)
@@ -239,6 +238,12 @@ def detach(session):
     getattr(session, "__dict__", {}).pop(_ATTACHED, None)
 
 
+def attached_report(session):
+    """Returns the report of a hooked session of TensorFlow's own whose steps were run here; None for any other object."""
+    found = vars(session).get(_ATTACHED) if type(session) is _HookedSession else None
+    return (<Attached>found).dispatcher.cache.report() if type(found) is Attached else None
+
+
 def holds_instance(session, type cls not None):
     """Returns whether the hooks list of a hooked session of TensorFlow's own holds an instance of a class."""
     cdef PyObject* hooks
@@ -265,7 +270,7 @@ def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
     if dispatcher is None:
         # A session of ours that calls TensorFlow's function has counted its run.
         if not isinstance(session, (HookedSessionBase, SubsetSession)):
-            count_unseen("the hooked session is of a kind of its own, or a method of it was replaced")
+            count_unseen(declining.FOREIGN_HOOKED)
         return original(session, fetches, feed_dict, options, run_metadata)
     check_may_run(session)
     return dispatcher.step(session, fetches, feed_dict, protos_for(options, run_metadata))

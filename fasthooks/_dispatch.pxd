@@ -28,10 +28,11 @@ cdef class HookDispatcher:
     cdef bint needs_metadata        # runs of this session have metadata even if they were given no options ...
     cdef bint reads_metadata        # ... and a hook in plain Python may read it
     cdef tuple slots                # a Slot for each hook of `hooks`; None: not looked at yet
-    cdef bint regular               # only hooks that the compiled path treats rightly
+    cdef str irregular              # why only TensorFlow's own loop treats these hooks rightly; None: ours does too
     cdef list recent_quiet, recent_mixed    # PreparedSteps, last used first
     cdef tuple current_slots(self)
     cdef bint plannable(self) except -1
+    cdef str obstacle(self, object fetches, RunProtos protos)
     cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos)
     cdef object mixed_step(self, object session, tuple slots, Py_ssize_t first, bint acts, object fetches,
                            object feed_dict, RunProtos protos, Clock* clock)

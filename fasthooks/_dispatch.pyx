@@ -11,6 +11,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.training import monitored_session
 
+from fasthooks import declining
 from fasthooks._guard import original_of
 
 from cpython.dict cimport PyDict_Contains
@@ -156,25 +157,39 @@ cdef class HookDispatcher:
                 if (<Slot>PyTuple_GET_ITEM(slots, i)).hook is not <object>PyList_GET_ITEM(hooks, i):
                     break
             else:
-                return slots if self.regular else None
+                return slots if self.irregular is None else None
         elif slots is not None and type(hooks) is tuple:
-            return slots if self.regular else None
+            return slots if self.irregular is None else None
         if type(hooks) is not list and type(hooks) is not tuple:
             return None
         known = {id(slot.hook): slot for slot in slots or ()}
         slots = tuple([known.get(id(hook)) or Slot(hook) for hook in hooks])
         # TensorFlow keeps requests in a dict keyed by the hook: equal or repeated hooks share one.
-        self.regular = len({id(hook) for hook in hooks}) == len(hooks)
+        self.irregular = None if len({id(hook) for hook in hooks}) == len(hooks) else declining.REPEATED_HOOK
         self.reads_metadata = False
         for slot in slots:
             cls = type(slot.hook)
             if cls.__eq__ is not object.__eq__ or cls.__hash__ is not object.__hash__:
-                self.regular = False
+                self.irregular = declining.EQUAL_HOOKS
             # A hook in plain Python may read the metadata of the run.
             if self.needs_metadata and (<Slot>slot).trigger is None and (<Slot>slot).has_after:
                 self.reads_metadata = True
         self.slots = slots
-        return slots if self.regular else None
+        return slots if self.irregular is None else None
+
+    cdef str obstacle(self, object fetches, RunProtos protos):
+        # Why a step cannot even be looked at; None: nothing speaks against it.
+        if self.raw_guard is None:
+            return declining.SESSION_KIND
+        if not self.plannable():
+            return declining.SESSION_PATCHED
+        if type(self.hooks) is not list and type(self.hooks) is not tuple:
+            return declining.HOOKS_LIST
+        if fetches is None:
+            return declining.NO_FETCHES
+        if protos is not None and not _known_types(protos):
+            return declining.ODD_OPTIONS
+        return self.irregular
 
     cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos):
         """Runs one step.
@@ -194,7 +209,7 @@ cdef class HookDispatcher:
         cdef PyObject* value
         self.cache.count_run()
         if slots is None or fetches is None or (protos is not None and not _known_types(protos)):
-            self.cache.decline("the raw session, the hooks, the fetches or the options need TensorFlow's own loop")
+            self.cache.decline(self.obstacle(fetches, protos) or declining.HOOKS_CHANGED)
             run = original_of(_HookedSession.run)
             if protos is None:
                 protos = RunProtos.__new__(RunProtos)
@@ -236,16 +251,16 @@ cdef class HookDispatcher:
         # What to feed to a prepared step; `fed` is `feed_dict` as a dict. None: TensorFlow's way, and it is counted why.
         cdef dict feeds
         if prepared is None:
-            self.cache.decline("fetches or feeds are of types that cannot be recognised again")
+            self.cache.decline(declining.UNRECOGNISABLE)
         elif prepared.plan.refusal is not None:
             self.cache.decline(prepared.plan.refusal)
         elif fed is None and feed_dict is not None:
-            self.cache.decline(f"feed_dict has the type {type(feed_dict).__name__}")
+            self.cache.decline(declining.feed_dict_type(feed_dict))
         else:
             feeds = feed_values(prepared.plan.feeds, fed)
             if feeds is not None:
                 return feeds
-            self.cache.decline("a fed value needs Session.run's own conversion or error")
+            self.cache.decline(declining.FED_VALUE)
         return None
 
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict):
@@ -358,9 +373,9 @@ cdef class HookDispatcher:
         # A hook may have closed the session, or put another in its place.
         raw = session._sess
         if raw is not self.raw or not self.plannable():
-            self.cache.decline("a hook replaced or patched the raw session")
+            self.cache.decline(declining.SESSION_REPLACED if raw is not self.raw else declining.SESSION_PATCHED)
         elif protos is not None and protos.wanted and protos.options().debug_options.debug_tensor_watch_opts:
-            self.cache.decline("the options ask for TensorFlow's debugger")
+            self.cache.decline(declining.DEBUGGER)
         else:
             fed = user_feeds if user_feeds is None or type(user_feeds) is dict else plain_dict(user_feeds)
             prepared = self.prepare_mixed(requests, acted, fed)
@@ -494,11 +509,11 @@ cdef class HookDispatcher:
         self.cache.count_run()
         if options is not None or run_metadata is not None:
             protos = given_protos(options, run_metadata)
-            if not _known_types(protos) or (options is not None and options.debug_options.debug_tensor_watch_opts):
-                self.cache.decline("the options ask for TensorFlow's debugger, or are no protos")
-                return None
-        if fetches is None or not self.plannable():
-            self.cache.decline("nothing is fetched, or a method of the session is patched")
+        reason = self.obstacle(fetches, protos)
+        if reason is None and options is not None and options.debug_options.debug_tensor_watch_opts:
+            reason = declining.DEBUGGER
+        if reason is not None:
+            self.cache.decline(reason)
             return None
         return self.run_alone(fetches, feed_dict, protos, True)
 

@@ -180,11 +180,10 @@ cdef class PlanCache:
         self.declined = {}
 
     def report(self):
-        """Returns a dict that tells how the runs of this session went; see `MonitoredSession.report`."""
+        """Returns a dict that tells how the runs of this session went; see `fasthooks.report`."""
         cdef Plan plan
         plans = [plan.describe() for plan in list(self.plans.values()) if plan.refusal is None]
-        return {"steps": self.steps, "planned_steps": self.planned, "declined": dict(self.declined),
-                "plans_made": self.made, "plans_evicted": self.evicted, "plans": plans}
+        return {**_counts(self.steps, self.planned, dict(self.declined), self.made, self.evicted), "plans": plans}
 
     cdef object decline(self, str reason):
         self.declined[reason] = self.declined.get(reason, 0) + 1
@@ -309,5 +308,11 @@ def totals():
     the last one: None before `time_steps` and with fewer than two steps.
     """
     secs = _last_began - _first_began
-    return {"steps": _steps, "planned_steps": _planned, "declined": dict(_declined), "plans_made": _made,
-            "plans_evicted": _evicted, "steps_per_sec": (_steps - 1) / secs if secs > 0 else None}
+    return {**_counts(_steps, _planned, dict(_declined), _made, _evicted),
+            "steps_per_sec": (_steps - 1) / secs if secs > 0 else None}
+
+
+cdef dict _counts(unsigned long steps, unsigned long planned, dict declined, unsigned long made, unsigned long evicted):
+    # What is neither planned nor declined has ended before anything was run, or has just begun.
+    return {"steps": steps, "planned_steps": planned, "declined": declined,
+            "unrun_steps": steps - planned - sum(declined.values()), "plans_made": made, "plans_evicted": evicted}

@@ -8,8 +8,8 @@ from tensorflow.python.platform import tf_logging as logging
 from fasthooks import _dispatch, _plan
 
 
-class _Accelerated:
-    # What `accelerate` puts before TensorFlow's class of session.
+class Accelerated:
+    """What `accelerate` puts before TensorFlow's class of session."""
 
     _dispatcher: Any
 
@@ -21,7 +21,7 @@ class _Accelerated:
         return super().run(fetches, feed_dict, options, run_metadata)  # type: ignore[misc]
 
     def report(self) -> dict[str, Any]:
-        """Returns a dict that tells how the runs since `accelerate` went; keys as `fasthooks.MonitoredSession.report`."""
+        """Returns a dict that tells how the runs since `accelerate` went; see `fasthooks.report`."""
         return self._dispatcher.cache.report()
 
     def close(self):
@@ -31,11 +31,11 @@ class _Accelerated:
         super().close()  # type: ignore[misc]
 
 
-class _AcceleratedSession(_Accelerated, session_lib.Session):
+class _AcceleratedSession(Accelerated, session_lib.Session):
     pass
 
 
-class _AcceleratedInteractiveSession(_Accelerated, session_lib.InteractiveSession):
+class _AcceleratedInteractiveSession(Accelerated, session_lib.InteractiveSession):
     pass
 
 
@@ -74,6 +74,6 @@ def accelerate(session: Any) -> Any:
     if type(session) in _CLASSES:
         session._dispatcher = _new_dispatcher(session)
         session.__class__ = _CLASSES[type(session)]
-    elif not isinstance(session, _Accelerated):
+    elif not isinstance(session, Accelerated):
         logging.warning("fasthooks.accelerate: a session of type %s keeps its own way to run.", type(session).__name__)
     return session

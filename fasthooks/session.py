@@ -33,7 +33,7 @@ from tensorflow.python.training import training_util
 from tensorflow.python.training import monitored_session as stock
 from tensorflow.python.util import tf_export
 
-from fasthooks import _chain, _guard, hooks, savers
+from fasthooks import _chain, _guard, hooks, reporting, savers
 from fasthooks.async_checkpoint import AsyncCheckpointSaverHook
 
 _SCHEDULINGS = ("auto", "pool", "inline")
@@ -88,23 +88,13 @@ class _MonitoredSession(_chain.SessionRunner):
         """Returns the `tf.compat.v1.Session` that runs the steps; None once the session is closed."""
         return self._tf_sess()
 
-    def report(self) -> dict[str, Any]:
-        """Returns a dict that tells how the steps since the last recovery ran.
-
-        Keys: `steps`; `planned_steps`, those that took a prepared run, whatever came of it; `declined`, a dict of the
-        reasons why others took TensorFlow's own way to their number; `plans_made`; `plans_evicted`; `plans`, a list with a
-        dict for each plan: names of `fetches`, `targets` and `feeds`, `ops` (size of the pruned graph, -1: not counted),
-        `scheduling` and the `reason` for it.
+    def report(self) -> reporting.Report:
+        """Returns a dict that tells how the steps since the last recovery went; see `fasthooks.report`.
 
         Raises:
-          RuntimeError: The session is closed.
+          RuntimeError: The session is closed, or is being recovered.
         """
-        link = self._sess
-        while link is not None and not isinstance(link, _chain.HookedSession):
-            link = getattr(link, "_sess", None)
-        if link is None:
-            raise RuntimeError("The session is closed, or is being recovered.")
-        return link.report()
+        return reporting.report(self)
 
 
 def _global_step(session):
