@@ -20,9 +20,13 @@ from tensorflow.python.training import monitored_session
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
 from fasthooks import _guard, _timer, _trigger, patching, writers
+from fasthooks.rebinding import rebound
+
+# Bound now: programs put other classes, ours too, under this name.
+_StockTimer = stock.SecondOrStepTimer
 
 
-class SecondOrStepTimer(_timer.Timer, stock.SecondOrStepTimer):
+class SecondOrStepTimer(_timer.Timer, _StockTimer):
     """Triggers at most once every `every_secs` seconds or once every `every_steps` steps.
 
     Args:
@@ -35,10 +39,13 @@ class SecondOrStepTimer(_timer.Timer, stock.SecondOrStepTimer):
     every_steps=3, first asked for step 1: triggers at 1, 4, 7. The clock is `time.time`, looked up at each reading.
     """
 
+    def __init__(self, every_secs: Any = None, every_steps: Any = None) -> None:
+        rebound(_StockTimer.__init__, SecondOrStepTimer=_StockTimer)(self, every_secs, every_steps)
+
 
 def _compiled(timer):
     # TensorFlow's constructors have checked the arguments and made a timer in plain Python.
-    if type(timer) is stock.SecondOrStepTimer:
+    if type(timer) is _StockTimer:
         return SecondOrStepTimer(every_secs=timer._every_secs, every_steps=timer._every_steps)
     return timer
 

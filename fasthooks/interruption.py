@@ -18,8 +18,8 @@ from typing import Any
 from tensorflow.python.framework import errors, ops
 from tensorflow.python.lib.io import file_io
 from tensorflow.python.platform import tf_logging as logging
-from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import training_util
+from tensorflow.python.training.basic_session_run_hooks import CheckpointSaverHook
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
 from fasthooks import _guard, _interrupt
@@ -276,7 +276,7 @@ class SaveOnSignalHook(PerStepMethods, _interrupt.InterruptTrigger, _Saving):
     def __init__(self, checkpoint_saver_or_dir: Any,
                  signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT)) -> None:
         self._saver_hook = self._checkpoint_dir = None
-        if isinstance(checkpoint_saver_or_dir, stock.CheckpointSaverHook):
+        if isinstance(checkpoint_saver_or_dir, CheckpointSaverHook):
             self._saver_hook = checkpoint_saver_or_dir
         elif isinstance(checkpoint_saver_or_dir, (str, os.PathLike)):
             self._checkpoint_dir = os.fspath(checkpoint_saver_or_dir)

@@ -70,7 +70,7 @@ class _Replacement:
 
 
 def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
-    if _serves_all or _serves_ours and _chain.holds_instance(self, OurHook):
+    if _serves_all or (_serves_ours and _chain.holds_instance(self, OurHook)):
         return _chain.run_hooked(self, fetches, feed_dict, options, run_metadata, _run.original)
     return _run.original(self, fetches, feed_dict, options, run_metadata)
 

@@ -41,7 +41,8 @@ def trigger_for(hook):
 
 def distrust(name):
     """Makes TensorFlow's own hook class of this name one that is called on every step, as any hook in plain Python."""
-    _TRIGGERS.pop(getattr(stock, name, None), None)
+    for cls in [cls for cls in _TRIGGERS if cls.__name__ == name]:
+        del _TRIGGERS[cls]
 
 
 def constant_increment(global_step):

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from tensorflow.python.platform import tf_logging as logging
-from tensorflow.python.training import basic_session_run_hooks
+from tensorflow.python.training.basic_session_run_hooks import CheckpointSaverHook
 
 
 def warn_of_two(hooks):
@@ -12,7 +12,7 @@ def warn_of_two(hooks):
     savers: dict[str, dict[Any, str]] = {}
     for number, hook in enumerate(hooks if isinstance(hooks, (list, tuple)) else ()):
         directory = getattr(hook, "_checkpoint_dir", None)
-        if isinstance(hook, basic_session_run_hooks.CheckpointSaverHook) and isinstance(directory, (str, os.PathLike)):
+        if isinstance(hook, CheckpointSaverHook) and isinstance(directory, (str, os.PathLike)):
             directory = os.path.abspath(os.fspath(directory))
             savers.setdefault(directory, {})[id(hook)] = f"{type(hook).__name__} (hooks[{number}])"
     for directory, names in savers.items():

@@ -29,13 +29,16 @@ from typing import Any
 
 from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
-from tensorflow.python.training import training_util
 from tensorflow.python.training import monitored_session as stock
+from tensorflow.python.training import training_util
 from tensorflow.python.util import tf_export
 
 from fasthooks import _chain, _guard, hooks, reporting, savers
 from fasthooks.async_checkpoint import AsyncCheckpointSaverHook
+from fasthooks.rebinding import rebound
 
+# Bound now: programs put other classes, ours too, under these names.
+_StockMonitoredSession, _StockSingular = stock.MonitoredSession, stock.SingularMonitoredSession
 _SCHEDULINGS = ("auto", "pool", "inline")
 
 
@@ -60,7 +63,7 @@ class _MonitoredSession(_chain.SessionRunner):
             make = stock._MonitoredSession._CoordinatedSessionCreator.create_session
             if _guard.is_defined_in(make, stock):
                 hooked = functools.partial(_chain.HookedSession, scheduling=self.scheduling)
-                sess = _with_our_classes(make, _HookedSession=hooked)(self)
+                sess = rebound(make, _HookedSession=hooked)(self)
             else:  # somebody's own, which may do anything
                 sess = super().create_session()
                 sess._sess = _chain.HookedSession(self.tf_sess, self._hooks, self.scheduling)
@@ -109,7 +112,7 @@ def _global_step(session):
         return f"unknown ({type(error).__name__})"
 
 
-class MonitoredSession(_MonitoredSession, stock.MonitoredSession):
+class MonitoredSession(_MonitoredSession, _StockMonitoredSession):
     """A session that initializes, recovers and runs hooks; see `tf.compat.v1.train.MonitoredSession`.
 
     Args:
@@ -127,11 +130,11 @@ class MonitoredSession(_MonitoredSession, stock.MonitoredSession):
 
     def __init__(self, session_creator: Any = None, hooks: Any = None, stop_grace_period_secs: Any = 120, *,
                  scheduling: str = "auto") -> None:
-        self._set_up(lambda: stock.MonitoredSession.__init__(self, session_creator, hooks, stop_grace_period_secs),
-                     scheduling)
+        initialize = rebound(_StockMonitoredSession.__init__, MonitoredSession=_StockMonitoredSession)
+        self._set_up(lambda: initialize(self, session_creator, hooks, stop_grace_period_secs), scheduling)
 
 
-class SingularMonitoredSession(_MonitoredSession, stock.SingularMonitoredSession):
+class SingularMonitoredSession(_MonitoredSession, _StockSingular):
     """A monitored session that does not recover; see `tf.compat.v1.train.SingularMonitoredSession`.
 
     Args:
@@ -148,17 +151,9 @@ class SingularMonitoredSession(_MonitoredSession, stock.SingularMonitoredSession
     def __init__(self, hooks: Any = None, scaffold: Any = None, master: str = "", config: Any = None,
                  checkpoint_dir: Any = None, stop_grace_period_secs: Any = 120,
                  checkpoint_filename_with_path: Any = None, *, scheduling: str = "auto") -> None:
-        self._set_up(lambda: stock.SingularMonitoredSession.__init__(
-            self, hooks, scaffold, master, config, checkpoint_dir, stop_grace_period_secs,
-            checkpoint_filename_with_path), scheduling)
-
-
-def _with_our_classes(function, **ours):
-    # TensorFlow's factory as it is in this release, seeing our classes where it names its own.
-    names = {**function.__globals__, **ours}
-    copied = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    copied.__kwdefaults__ = function.__kwdefaults__
-    return copied
+        initialize = rebound(_StockSingular.__init__, SingularMonitoredSession=_StockSingular)
+        self._set_up(lambda: initialize(self, hooks, scaffold, master, config, checkpoint_dir, stop_grace_period_secs,
+                                        checkpoint_filename_with_path), scheduling)
 
 
 # As TensorFlow exports it, whatever a framework has put in its place since.
@@ -181,8 +176,8 @@ def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", async_checkpo
         "MonitoredSession": functools.partial(MonitoredSession, scheduling=scheduling),
         "basic_session_run_hooks": default_hooks,
     }
-    ours["_create_monitored_session_with_worker_context"] = _with_our_classes(_stock_worker_factory, **ours)
-    return _with_our_classes(_stock_factory, **ours)(*args, **kwargs)
+    ours["_create_monitored_session_with_worker_context"] = rebound(_stock_worker_factory, **ours)
+    return rebound(_stock_factory, **ours)(*args, **kwargs)
 
 
 vars(MonitoredTrainingSession)["__signature__"] = inspect.Signature([
