@@ -6,14 +6,17 @@ that exist already take part. What it does is the dispatcher's, as in our own se
 `_WrappedSession.close` is replaced beside it, to drop the plans: a closed session may be held for long.
 
 Both are in place while `patch` is in force, for all sessions, and from the first use of a hook of ours on, for sessions whose
-hooks list holds one. Other sessions pass through them to TensorFlow's own.
+hooks list holds one. Other sessions pass through them to TensorFlow's own. `patch(sessions=True)` replaces the constructors of
+plain sessions too.
 """
 
 import functools
 import os
+import sys
 import threading
 import types
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,17 +25,28 @@ from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
-from fasthooks import _chain, _guard, recognition, shapes
+from fasthooks import _chain, _guard, plain_session, recognition, shapes
 
 _lock = threading.RLock()
-# Calls of `patch` that no `with` has taken over, and `with` blocks that are open.
-_standing = 0
-_entered = 0
-_unpatched = 0  # calls of `unpatch`
 _may_adopt = os.environ.get("FASTHOOKS_ADOPT") != "0"
 _has_hooks = False  # a hook of ours is in use
 # Which sessions our functions serve; for the others they pass on to the originals.
-_serves_all = _serves_ours = False
+_serves_all = _serves_ours = _serves_plain = False
+# Plain sessions that were accelerated when they were made.
+_plain_sessions: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+class _Demand:
+    """Who wants something to be in force: calls of `patch` that no `with` has taken over, and `with` blocks that are open."""
+
+    standing = entered = 0
+
+    def __bool__(self):
+        return bool(self.standing or self.entered)
+
+
+_hooked, _plain = _Demand(), _Demand()
+_unpatched = 0  # calls of `unpatch`
 
 
 class _Replacement:
@@ -55,7 +69,7 @@ class _Replacement:
     def install(self):
         """Puts ours in the place of TensorFlow's own; leaves what another package has put there."""
         current = getattr(self.cls, self.method)
-        if _guard.is_own_method(self.cls, self.method, current, monitored_session):
+        if _guard.is_own_method(self.cls, self.method, current, sys.modules[self.cls.__module__]):
             self.original = current
             functools.update_wrapper(self.function, current)
             _guard.stand_in(self.function, current)
@@ -82,9 +96,22 @@ def close(self):
         _chain.detach(self)
 
 
+def _constructor(cls):
+    def __init__(self, *args, **kwargs):
+        replacement.original(self, *args, **kwargs)
+        if _serves_plain and type(self) is cls:
+            plain_session.accelerate(self)
+            _plain_sessions.add(self)
+
+    replacement = _Replacement(cls, __init__)
+    return replacement
+
+
 _run = _Replacement(monitored_session._HookedSession, run)
 _close = _Replacement(monitored_session._WrappedSession, close)
-_REPLACEMENTS = (_run, _close)
+_STEP = (_run, _close)
+_CONSTRUCTORS = tuple(_constructor(cls) for cls in plain_session.CLASSES)
+_REPLACEMENTS = (*_STEP, *_CONSTRUCTORS)
 
 
 @functools.cache
@@ -98,37 +125,29 @@ def _may_replace(version):
     finding = "what fasthooks replaces has not changed"
     if changed:
         finding = f"it has changed {', '.join(sorted(changed))}, which fasthooks leaves alone"
-    warnings.warn(f"fasthooks is not tested with TensorFlow {version}; {finding}.", RuntimeWarning, stacklevel=5)
+    warnings.warn(f"fasthooks is not tested with TensorFlow {version}; {finding}.", RuntimeWarning, stacklevel=3)
     return changed <= shapes.HOOKS
 
 
-def _update(patches, adopts):
-    """Puts our functions in place or takes them away, as these two want it: `patch`, and a hook of ours."""
-    global _serves_all, _serves_ours
-    wanted = (patches or adopts) and _may_replace(tensorflow.__version__)
-    for replacement in _REPLACEMENTS:
-        if wanted:
-            replacement.install()
-        else:
-            replacement.restore()
-    _serves_all = wanted and patches and _run.installed
-    _serves_ours = wanted and adopts and _run.installed
-
-
-def _patches():
-    return bool(_standing or _entered)
-
-
-def _adopts():
-    return _may_adopt and _has_hooks
-
-
-def _install_patch():
-    _update(True, _adopts())
-    for replacement in _REPLACEMENTS:
-        if not replacement.installed:
-            logging.warning("fasthooks.patch: another package has put %r in the place of %s; it stays.",
-                            getattr(replacement.cls, replacement.method), replacement.name)
+def _update():
+    """Puts our functions in place or takes them away, as it is wanted now."""
+    global _serves_all, _serves_ours, _serves_plain
+    adopts = _may_adopt and _has_hooks
+    steps = (_hooked or adopts) and _may_replace(tensorflow.__version__)
+    constructors = _plain and _may_replace(tensorflow.__version__)
+    for replacements, wanted in ((_STEP, steps), (_CONSTRUCTORS, constructors)):
+        for replacement in replacements:
+            if wanted:
+                replacement.install()
+            else:
+                replacement.restore()
+    _serves_all = bool(steps and _hooked and _run.installed)
+    _serves_ours = bool(steps and adopts and _run.installed)
+    _serves_plain = bool(constructors)
+    if not _serves_plain:
+        for session in list(_plain_sessions):
+            plain_session.restore(session)
+        _plain_sessions.clear()
 
 
 class OurHook(SessionRunHook):
@@ -151,7 +170,7 @@ def _meet_hook():
     global _has_hooks
     with _lock:
         _has_hooks = True
-        _update(_patches(), True)
+        _update()
 
 
 def adopt(enable: bool = True) -> None:
@@ -168,45 +187,52 @@ def adopt(enable: bool = True) -> None:
     global _may_adopt
     with _lock:
         _may_adopt = enable
-        _update(_patches(), _adopts())
+        _update()
 
 
 class Patch:
     """What `patch` returns: as a context manager, undoes it at the end of the block."""
 
-    _stands = True  # counted in `_standing`
-    _entries = 0  # blocks of this object that are counted in `_entered`
+    _stands = True  # counted in the demands' `standing`
+    _entries = 0  # blocks of this object that are counted in their `entered`
     _generation = -1  # of these blocks: `unpatch` ends all that are older
 
+    def __init__(self, demands: tuple[_Demand, ...]) -> None:
+        self._demands = demands
+
     def __enter__(self) -> "Patch":
-        global _standing, _entered
         with _lock:
-            _install_patch()
             if self._generation != _unpatched:
                 self._entries, self._generation = 0, _unpatched
-            if self._stands:
-                self._stands = False
-                _standing = max(_standing - 1, 0)
+            for demand in self._demands:
+                if self._stands:
+                    demand.standing = max(demand.standing - 1, 0)
+                demand.entered += 1
+            self._stands = False
             self._entries += 1
-            _entered += 1
+            _update()
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None,
                  traceback: types.TracebackType | None) -> None:
-        global _entered
         with _lock:
             if self._generation == _unpatched and self._entries:
                 self._entries -= 1
-                _entered -= 1
-                _update(_patches(), _adopts())
+                for demand in self._demands:
+                    demand.entered -= 1
+                _update()
 
 
-def patch() -> Patch:
+def patch(*, sessions: bool = False) -> Patch:
     """Makes TensorFlow's own sessions run compiled steps, with compiled triggers for the stock hooks.
 
     Holds for all sessions and threads of the process, those that exist included, until `unpatch`; or, in
     `with fasthooks.patch():`, until the last such block ends. Calling it again changes nothing. A function that another
     package has put in TensorFlow's place before is left there; one that is put over ours later keeps ours beneath it.
+
+    Args:
+      sessions: Whether plain sessions, `tf.compat.v1.Session` and `InteractiveSession`, are accelerated too, those that are
+        made from now on, as `accelerate` does. At the end they are TensorFlow's again. Sessions of subclasses are left alone.
 
     Returns:
       A context manager.
@@ -214,20 +240,28 @@ def patch() -> Patch:
     Warns:
       RuntimeWarning: This TensorFlow version is not a tested one. Only what is unchanged in it is replaced.
     """
-    global _standing
+    demands = (_hooked, _plain) if sessions else (_hooked,)
     with _lock:
-        _install_patch()
-        _standing += 1
-    return Patch()
+        # First of all: where warnings are errors, nothing is in force then.
+        _may_replace(tensorflow.__version__)
+        for demand in demands:
+            demand.standing += 1
+        _update()
+        for replacement in _REPLACEMENTS if sessions else _STEP:
+            if not replacement.installed and _may_replace(tensorflow.__version__):
+                logging.warning("fasthooks.patch: another package has put %r in the place of %s; it stays.",
+                                getattr(replacement.cls, replacement.method), replacement.name)
+    return Patch(demands)
 
 
 def unpatch() -> None:
     """Undoes `patch`, open `with` blocks included. What somebody has put over ours since stays, ours then passes on."""
-    global _standing, _entered, _unpatched
+    global _unpatched
     with _lock:
-        _standing = _entered = 0
+        for demand in (_hooked, _plain):
+            demand.standing = demand.entered = 0
         _unpatched += 1
-        _update(False, _adopts())
+        _update()
 
 
 class Replaced(NamedTuple):
@@ -240,5 +274,7 @@ class Replaced(NamedTuple):
 def patched() -> dict[str, Replaced]:
     """Returns what is replaced now, and why: a dict of qualified name to Replaced; empty if nothing is."""
     with _lock:
-        reasons = [*["fasthooks.patch()"] * _serves_all, *["a hook of fasthooks is in use"] * _serves_ours]
-        return {one.name: Replaced(one.original, ", ".join(reasons)) for one in _REPLACEMENTS if one.installed and reasons}
+        step_reasons = [*["fasthooks.patch()"] * _serves_all, *["a hook of fasthooks is in use"] * _serves_ours]
+        reasons = {_STEP: ", ".join(step_reasons), _CONSTRUCTORS: "fasthooks.patch(sessions=True)" * _serves_plain}
+        return {one.name: Replaced(one.original, reason)
+                for replacements, reason in reasons.items() for one in replacements if one.installed and reason}

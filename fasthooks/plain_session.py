@@ -9,42 +9,52 @@ from fasthooks import _dispatch, _plan
 
 
 class Accelerated:
-    """What `accelerate` puts before TensorFlow's class of session."""
+    """What an accelerated session is, besides one of TensorFlow's."""
 
     _dispatcher: Any
-
-    def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
-        """Runs operations and evaluates tensors; see `tf.compat.v1.Session.run`."""
-        result = self._dispatcher.run_plain(fetches, feed_dict, options, run_metadata)
-        if result is not None:
-            return result[0]
-        return super().run(fetches, feed_dict, options, run_metadata)  # type: ignore[misc]
 
     def report(self) -> dict[str, Any]:
         """Returns a dict that tells how the runs since `accelerate` went; see `fasthooks.report`."""
         return self._dispatcher.cache.report()
 
-    def close(self):
-        """Closes the session and drops its plans."""
-        # They hold the session, and with it its variables.
-        self._dispatcher = _new_dispatcher(None)
-        super().close()  # type: ignore[misc]
+
+def _accelerated(stock: Any) -> Any:
+    # The class of accelerated sessions that derives from one of TensorFlow's. `stock` is called by its name: `restore` may
+    # make an object one of `stock` itself while another thread is in a method of it.
+
+    class AcceleratedSession(Accelerated, stock):
+        def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
+            """Runs operations and evaluates tensors; see `tf.compat.v1.Session.run`."""
+            result = self._dispatcher.run_plain(fetches, feed_dict, options, run_metadata)
+            if result is not None:
+                return result[0]
+            return stock.run(self, fetches, feed_dict, options, run_metadata)
+
+        def close(self):
+            """Closes the session and drops its plans."""
+            _drop_plans(self)
+            stock.close(self)
+
+    AcceleratedSession.__name__ = AcceleratedSession.__qualname__ = f"_Accelerated{stock.__name__}"
+    _dispatch.know_session_class(AcceleratedSession, stock)
+    return AcceleratedSession
 
 
-class _AcceleratedSession(Accelerated, session_lib.Session):
-    pass
+# TensorFlow's class -> ours.
+CLASSES = {stock: _accelerated(stock) for stock in (session_lib.Session, session_lib.InteractiveSession)}
 
 
-class _AcceleratedInteractiveSession(Accelerated, session_lib.InteractiveSession):
-    pass
+def _drop_plans(session):
+    # They hold the session, and with it its variables.
+    session._dispatcher = _new_dispatcher(None)
 
 
-_CLASSES = {
-    session_lib.Session: _AcceleratedSession,
-    session_lib.InteractiveSession: _AcceleratedInteractiveSession,
-}
-for _base, _class in _CLASSES.items():
-    _dispatch.know_session_class(_class, _base)
+def restore(session: Any) -> None:
+    """Makes an accelerated session one of TensorFlow's class again."""
+    for stock, accelerated in CLASSES.items():
+        if type(session) is accelerated:
+            session.__class__ = stock
+            _drop_plans(session)
 
 
 def _new_dispatcher(session):
@@ -71,9 +81,9 @@ def accelerate(session: Any) -> Any:
     """
     if not isinstance(session, session_lib.SessionInterface):
         raise TypeError(f"session must be a tf.compat.v1.Session or InteractiveSession; got {session!r}.")
-    if type(session) in _CLASSES:
+    if type(session) in CLASSES:
         session._dispatcher = _new_dispatcher(session)
-        session.__class__ = _CLASSES[type(session)]
+        session.__class__ = CLASSES[type(session)]
     elif not isinstance(session, Accelerated):
         logging.warning("fasthooks.accelerate: a session of type %s keeps its own way to run.", type(session).__name__)
     return session

@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", action="store_true",
                         help="tell on stderr at the end how many steps ran, how many of them took a plan, what fell back "
                              "to TensorFlow's own way and why, and steps per second")
+    parser.add_argument("--sessions", action="store_true",
+                        help="accelerate plain sessions too, every tf.compat.v1.Session and InteractiveSession")
     # What follows the program is the program's, whatever it looks like.
     parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, metavar="MODULE [ARGS ...]",
                         help="run a module, as `python -m`")
@@ -55,8 +57,8 @@ class _PatchingLoader(importlib.abc.Loader):
         try:
             from fasthooks import _plan, patching
 
-            patching.patch()
-            if self._finder.times_steps:
+            patching.patch(sessions=self._finder.args.sessions)
+            if self._finder.args.report:
                 _plan.time_steps()
             _hide_our_frames()
         except Exception as error:  # a package of that name that is another, or broken: the program's own affair
@@ -69,8 +71,8 @@ class _PatchingLoader(importlib.abc.Loader):
 class _PatchOnImport(importlib.abc.MetaPathFinder):
     # Patches when the program imports TensorFlow, not before: it may set environment variables that TensorFlow reads.
 
-    def __init__(self, times_steps):
-        self.times_steps = times_steps  # one reading of the clock a step, for the report
+    def __init__(self, args):
+        self.args = args  # for the report the clock is read once a step
 
     def find_spec(self, name, path, target=None):
         if name != "tensorflow":
@@ -195,7 +197,7 @@ def main(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code; what the program raises passes through."""
     if not (args.module or args.script):
         args.usage_error("a script, or -m and a module, is required")
-    sys.meta_path.insert(0, _PatchOnImport(args.report))
+    sys.meta_path.insert(0, _PatchOnImport(args))
     if args.report:
         # Registered first, so it is called last, whatever ends the program.
         atexit.register(_print_report)
