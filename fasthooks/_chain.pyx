@@ -190,8 +190,10 @@ cdef class HookedSessionBase:
 
 
 class HookedSession(HookedSessionBase, monitored_session._HookedSession):
-    """The hooked link of the chain of our sessions: TensorFlow's, with a compiled `run`."""
+    """The hooked link of the chain of our sessions: TensorFlow's, with a compiled `run`, and its name."""
 
+
+HookedSession.__name__ = HookedSession.__qualname__ = "_HookedSession"
 
 cdef type _our_class = HookedSession
 cdef ClassGuard _our_guard = ClassGuard(HookedSession, None, _link_methods[:-1], (_hooked_guard, _wrapped_guard))

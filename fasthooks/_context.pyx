@@ -1,9 +1,8 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
-"""What a hook is handed: the context of a run and its values, made as far as they are looked at.
+"""What a hook is handed: the context of a run and its values.
 
-TensorFlow makes a SessionRunArgs, a RunOptions and a RunMetadata for every run. Few hooks read them, and together they
-cost more than all else that is done for a hook in plain Python. Here they come into being when a hook asks for them;
-all hooks of a run get the same ones, as with TensorFlow.
+TensorFlow makes a SessionRunArgs, a RunOptions and a RunMetadata for every run. Here the first comes into being when a hook
+reads it, the others when a hook is called after the run; all hooks of a run get the same ones, as with TensorFlow.
 """
 
 from tensorflow.core.protobuf import config_pb2
@@ -12,9 +11,7 @@ from tensorflow.python.training import session_run_hook
 cdef object _SessionRunArgs = session_run_hook.SessionRunArgs
 cdef object _RunOptions = config_pb2.RunOptions
 cdef object _RunMetadata = config_pb2.RunMetadata
-cdef object _new_tuple = tuple.__new__
-cdef object _tuple_item = tuple.__getitem__
-cdef object _tuple_items = tuple.__iter__
+cdef object _SessionRunValues = session_run_hook.SessionRunValues
 
 
 cdef class RunContextBase:
@@ -79,45 +76,5 @@ cdef RunProtos given_protos(object options, object run_metadata):
     return protos
 
 
-cdef object _resolved(object item, Py_ssize_t index):
-    if type(item) is RunProtos:
-        return (<RunProtos>item).options() if index == 1 else (<RunProtos>item).metadata()
-    return item
-
-
-class SessionRunValues(session_run_hook.SessionRunValues):
-    """TensorFlow's SessionRunValues, whose `options` and `run_metadata` are made when they are read."""
-
-    __slots__ = ()
-
-    @property
-    def options(self):
-        return _resolved(_tuple_item(self, 1), 1)
-
-    @property
-    def run_metadata(self):
-        return _resolved(_tuple_item(self, 2), 2)
-
-    def __iter__(self):
-        return iter([_resolved(item, index) for index, item in enumerate(_tuple_items(self))])
-
-    def __getitem__(self, index):
-        return tuple(self)[index]
-
-    def __eq__(self, other):
-        return tuple(self) == (tuple(other) if isinstance(other, tuple) else other)
-
-    def __ne__(self, other):
-        return not self == other
-
-    __hash__ = session_run_hook.SessionRunValues.__hash__
-
-    def __repr__(self):
-        return repr(session_run_hook.SessionRunValues(*self))
-
-
-cdef object _SessionRunValues = SessionRunValues
-
-
 cdef object new_values(object results, RunProtos protos):
-    return _new_tuple(_SessionRunValues, (results, protos, protos))
+    return _SessionRunValues(results, protos.options(), protos.metadata())

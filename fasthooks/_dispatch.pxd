@@ -11,7 +11,7 @@ cdef class PreparedStep:
     cdef Plan plan
     cdef tuple slots                # of a step on which all hooks were quiet: their slots ...
     cdef list tensors               # ... and what each fetched
-    cdef list requests              # the caller's first, then one for each hook
+    cdef list requests              # one for each hook, from 1 on
     cdef Py_ssize_t* indices        # for each hook: where its quiet tensor's value is, or -1
     cdef bint is_for(self, tuple slots) except -1
     cdef bint serves(self, list requests, list acted, object feed_dict) except -1
@@ -40,7 +40,7 @@ cdef class HookDispatcher:
     cdef object run_raw(self, object session, object raw, object slots, list acted, list requests, object feed_dict,
                         RunContextBase context, RunProtos protos, Clock* clock)
     cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
-                       list mappings, list values, RunContextBase context, RunProtos protos, Clock* clock)
+                       list results, list values, RunContextBase context, RunProtos protos, Clock* clock)
     cdef object read(self, object tensor)
     cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos, bint counted)
     cdef dict feeds_for(self, PreparedStep prepared, object feed_dict, object fed)

@@ -23,7 +23,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM
 from fasthooks._context cimport RunContextBase, RunProtos, given_protos, new_context, new_values
 from fasthooks._feed cimport feed_values, plain_dict
 from fasthooks._guard cimport ClassGuard, dict_version, new_dict_version, watch_names
-from fasthooks._plan cimport Plan, PlanCache
+from fasthooks._plan cimport Plan, PlanCache, is_native_call_own
 from fasthooks._slot cimport Slot
 from fasthooks._structure cimport Leaf, MappingTemplate, Template, built, held
 from fasthooks._timer cimport ACT, QUIET, READ, Clock
@@ -33,7 +33,8 @@ cdef object _RunMetadata = config_pb2.RunMetadata
 cdef object _HookedSession = monitored_session._HookedSession
 
 # Methods that a step does not call because it does what they do. Those of the hooked session are `_chain`'s to watch.
-cdef tuple _session_methods = ("run", "_run", "_do_run", "_call_tf_sessionrun", "_extend_graph")
+cdef tuple _session_methods = ("run", "_run", "_do_run", "_do_call", "_call_tf_sessionrun", "_extend_graph",
+                               "_update_with_movers")
 watch_names(_session_methods)
 # Kinds of raw session -> guard of what a plan stands in for. Any other kind takes TensorFlow's way.
 cdef dict _session_guards = {
@@ -44,7 +45,7 @@ cdef int _RECENT = 4
 
 def know_session_class(cls, base):
     """Declares a class of raw sessions that differs from `base`, one of TensorFlow's, in nothing that a plan replaces."""
-    _session_guards[cls] = _session_guards[base]
+    _session_guards[cls] = ClassGuard(cls, None, _session_methods, (_session_guards[base],))
 
 
 cdef class PreparedStep:
@@ -135,7 +136,7 @@ cdef class HookDispatcher:
     cdef bint plannable(self) except -1:
         # Whether nothing has been put in the place of what a plan does.
         cdef unsigned long long version
-        if self.raw_guard is None or not self.raw_guard.intact():
+        if self.raw_guard is None or not self.raw_guard.intact() or not is_native_call_own():
             return False
         version = dict_version(<PyObject*>self.raw_fields)
         if version != self.raw_version or version == 0:
@@ -231,6 +232,8 @@ cdef class HookDispatcher:
         mappings = held(part, fetches)
         self.cache.count_planned()
         values = prepared.plan.call(feeds, self.cache.steps)
+        # Before any hook acts: a class of somebody's own in the structure may refuse its results.
+        result = built(part, values, mappings)
         clock.known = False
         i = 0
         # A kernel in Python, or another thread, may have changed the list or a hook meanwhile.
@@ -242,10 +245,10 @@ cdef class HookDispatcher:
                     break
                 i += 1
             else:
-                return built(part, values, mappings)
+                return result
         context = new_context(fetches, feed_dict, self.raw)
         self.finish(session, slots, i, [False] * n, prepared, None, values, context, None, &clock)
-        return built(part, values, mappings)
+        return result
 
     cdef dict feeds_for(self, PreparedStep prepared, object feed_dict, object fed):
         # What to feed to a prepared step; `fed` is `feed_dict` as a dict. None: TensorFlow's way, and it is counted why.
@@ -257,7 +260,7 @@ cdef class HookDispatcher:
         elif fed is None and feed_dict is not None:
             self.cache.decline(declining.feed_dict_type(feed_dict))
         else:
-            feeds = feed_values(prepared.plan.feeds, fed)
+            feeds = feed_values(prepared.plan.feeds, fed, self.raw)
             if feeds is not None:
                 return feeds
             self.cache.decline(declining.FED_VALUE)
@@ -301,7 +304,10 @@ cdef class HookDispatcher:
             return None
         prepared = PreparedStep.__new__(PreparedStep)
         prepared.plan = plan
-        prepared.requests = requests
+        if plan.parts is None:      # nothing of the request is to be held
+            return prepared
+        # The caller's own is not held: it is the plan's to recognise.
+        prepared.requests = [None] + requests[1:]
         prepared.indices = <Py_ssize_t*>PyMem_Malloc(len(requests) * sizeof(Py_ssize_t))
         if prepared.indices is NULL:
             raise MemoryError
@@ -323,7 +329,7 @@ cdef class HookDispatcher:
         cdef dict feeds = None
         cdef object user_feeds = feed_dict
         cdef PreparedStep prepared = None
-        cdef list values, mappings
+        cdef list values, mappings, results
         cdef Slot slot
         for i in range(first):
             requests.append((<Slot>PyTuple_GET_ITEM(slots, i)).request)
@@ -391,9 +397,11 @@ cdef class HookDispatcher:
             if protos is None:
                 protos = RunProtos.__new__(RunProtos)
             values = _call_with(prepared.plan, feeds, protos)
+        results = [None if part is None else built(part, values, mapping)
+                   for part, mapping in zip(prepared.plan.parts, mappings)]
         clock.known = False
-        self.finish(session, active, 0, acted, prepared, mappings, values, context, protos, clock)
-        return built(prepared.plan.parts[0], values, mappings[0])
+        self.finish(session, active, 0, acted, prepared, results[1:], values, context, protos, clock)
+        return results[0]
 
     cdef object unplanned_step(self, object session, tuple slots, object fetches, object feed_dict, Clock* clock):
         # A step on which all hooks are quiet and for which there is no plan.
@@ -421,12 +429,12 @@ cdef class HookDispatcher:
         return outputs["caller"]
 
     cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
-                       list mappings, list values, RunContextBase context, RunProtos protos, Clock* clock):
+                       list results, list values, RunContextBase context, RunProtos protos, Clock* clock):
         # Calls `after_run` where there is something to do, from hook number `first` on. `values` are those of a plan,
-        # or, without one, what `Session.run` returned. `mappings`: for each request what `held` gave; None: hooks that
-        # were called had no part in the run, so all requests of hooks are standing ones.
+        # or, without one, what `Session.run` returned. `results`: what a plan gives to each hook; None: only standing
+        # requests were made.
         cdef object hooks = self.hooks if self.subset else session._hooks
-        cdef object results
+        cdef object result
         cdef Slot slot
         cdef PyObject* value
         cdef Py_ssize_t i = first, place, index
@@ -435,7 +443,7 @@ cdef class HookDispatcher:
             hook = hooks[i]
             place = _place(slots, i, hook)
             i += 1
-            results = None
+            result = None
             if place < 0:
                 # Appended after the run was prepared: nothing was fetched for it.
                 slot = Slot(hook)
@@ -443,7 +451,7 @@ cdef class HookDispatcher:
             else:
                 slot = <Slot>slots[place]
                 if prepared is None:
-                    results = (<dict>values[0]).get(hook)
+                    result = (<dict>values[0]).get(hook)
                 if acted[place] and slot.trigger is not None:
                     decision = ACT
                 else:
@@ -453,23 +461,25 @@ cdef class HookDispatcher:
                         if index >= 0:
                             value = PyList_GET_ITEM(values, index)
                     elif slot.trigger is not None:
-                        slot.trigger.quiet_value(results, &value)
+                        slot.trigger.quiet_value(result, &value)
                     decision = slot.after(value, clock)
                     if decision == READ:
                         decision = slot.after_read(self.read(slot.tensor), clock)
-                if decision != QUIET and prepared is not None and prepared.plan.parts[place + 1] is not None:
-                    part = <Template>prepared.plan.parts[place + 1]
-                    results = built(part, values, held(part, prepared.requests[place + 1]) if mappings is None
-                                    else mappings[place + 1])
+                if decision != QUIET and prepared is not None:
+                    if results is not None:
+                        result = results[place]
+                    elif prepared.plan.parts[place + 1] is not None:
+                        part = <Template>prepared.plan.parts[place + 1]
+                        result = built(part, values, held(part, prepared.requests[place + 1]))
             if decision != QUIET:
                 if protos is None:
                     protos = RunProtos.__new__(RunProtos)
                 if slot.only_reads():
-                    hook.after_run(ReadingContext(context, self), new_values(results, protos))
+                    hook.after_run(ReadingContext(context, self), new_values(result, protos))
                 else:
-                    hook.after_run(context, new_values(results, protos))
+                    hook.after_run(context, new_values(result, protos))
                 if slot.trigger is not None:
-                    slot.trigger.acted(results)
+                    slot.trigger.acted(result)
         if context._stop_requested:
             session._should_stop = session._should_stop or context.stop_requested
 

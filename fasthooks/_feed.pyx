@@ -1,8 +1,8 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """What is fed: keys resolved once, values checked and converted as `Session.run` does.
 
-An exact array of the placeholder's dtype and a fitting shape goes through as it is; everything else is converted with the
-function that TensorFlow converts it with. Where `Session.run` would raise, it is left to do so.
+An exact array of the placeholder's dtype and a fitting shape goes through as it is; everything else is converted, once, with
+the function that TensorFlow converts it with. What `Session.run` refuses for its kind, it is left to refuse.
 """
 
 import collections
@@ -20,6 +20,8 @@ from fasthooks._structure import Declined
 cimport numpy as cnp
 from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject
+
+from fasthooks._structure cimport conversions, is_lasting
 
 cnp.import_array()
 
@@ -42,7 +44,6 @@ cdef class FeedSpec:
         self.numpy_type = tensor.dtype.as_numpy_dtype
         # Quantized types have the number of all structured ones.
         self.typenum = -1 if tensor.dtype.is_quantized else np.dtype(self.numpy_type).num
-        self.by_handle = tensor.dtype.base_dtype in (dtypes.resource, dtypes.variant)
         self.look()
 
     cdef int look(self) except -1:
@@ -67,20 +68,27 @@ cdef class FeedSpec:
                 return False
         return True
 
-    cdef object accept(self, object value):
-        if self.by_handle or isinstance(value, (tensor_lib.Tensor, session_ops.TensorHandle)):
-            return None
-        if (type(value) is np.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>value) == self.typenum
-                and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>value)):
-            return value if self.fits(value) else None
+    cdef bint is_ready(self, object value) except -1:
+        return (type(value) is np.ndarray and cnp.PyArray_TYPE(<cnp.ndarray>value) == self.typenum
+                and cnp.PyArray_ISNOTSWAPPED(<cnp.ndarray>value) and self.fits(value))
+
+    cdef bint may_convert(self, object value) except -1:
+        if type(value) is np.ndarray:
+            return self.fits(value)
+        if isinstance(value, (tensor_lib.Tensor, session_ops.TensorHandle)):
+            return False
         try:
             # `Session.run` refuses an integer that the dtype cannot hold.
-            if isinstance(value, int) and session_lib._convert_to_numpy_obj(self.numpy_type, value) != value:
-                return None
-            array = _as_array(value, self.numpy_type)
+            return not (isinstance(value, int) and session_lib._convert_to_numpy_obj(self.numpy_type, value) != value)
         except Exception:
-            return None
-        return array if type(array) is np.ndarray and self.fits(array) else None
+            return False
+
+    cdef object convert(self, object session, object value):
+        array = _as_array(value, self.numpy_type)
+        if not self.fits(array):
+            # Runs nothing: says what is wrong with the shape.
+            session_lib.BaseSession.run(session, [], {self.tensor: array})
+        return array
 
 
 cdef class FeedKey:
@@ -101,43 +109,36 @@ cdef class FeedKey:
         if graph is None:
             return
         tensors = [key]
+        row = conversions(key)
         if isinstance(key, _composites):
-            # The functions stand in TensorFlow's table as (type, for fetches, for feeds, for feeds of partial runs).
-            _, _, self.split, parts = next(row for row in session_lib._REGISTERED_EXPANSIONS if isinstance(key, row[0]))
+            _, _, self.split, parts = row
             tensors = parts(key)
-        elif not (isinstance(key, (str, tensor_lib.Tensor)) or hasattr(key, "_as_graph_element")):
+        elif not (is_lasting(key) and (isinstance(key, (str, tensor_lib.Tensor)) or hasattr(key, "_as_graph_element"))):
             raise Declined(f"a feed key has the type {type(key).__name__}")
         tensors = [graph.as_graph_element(tensor, allow_tensor=True, allow_operation=False) for tensor in tensors]
         for tensor in tensors:
             if not graph.is_feedable(tensor):
                 raise Declined("a tensor may not be fed")
+            if tensor.dtype.base_dtype in (dtypes.resource, dtypes.variant):
+                raise Declined("a handle is fed")
         self.specs = tuple([FeedSpec(tensor) for tensor in tensors])
 
     cdef bint stands_for(self, object key) except -1:
         return key is self.key or (type(key) is str and type(self.key) is str and key == self.key)
 
-    cdef bint feed(self, object value, dict arrays) except -1:
-        cdef FeedSpec spec
-        cdef Py_ssize_t i = 0, n = len(self.specs)
+    cdef bint spread(self, object value, list pairs) except -1:
         if self.split is None:
-            spec = <FeedSpec>self.specs[0]
-            array = spec.accept(value)
-            arrays[spec.output] = array
-            return array is not None
+            pairs.append((self.specs[0], value))
+            return True
         if not isinstance(value, _splittable):
             return False
         try:
-            pairs = list(self.split(self.key, value))
+            parts = list(self.split(self.key, value))
         except Exception:
             return False
-        if len(pairs) != n:
+        if len(parts) != len(self.specs):
             return False
-        for i in range(n):
-            spec = <FeedSpec>self.specs[i]
-            array = spec.accept(pairs[i][1])
-            if array is None:
-                return False
-            arrays[spec.output] = array
+        pairs.extend([(spec, part) for spec, (_, part) in zip(self.specs, parts)])
         return True
 
 
@@ -162,7 +163,7 @@ cdef dict plain_dict(object feed_dict):
     if not isinstance(feed_dict, collections.abc.Mapping):
         return None
     try:
-        return dict(feed_dict.items())
+        return dict(feed_dict.items()) if feed_dict else {}
     except Exception:
         return None
 
@@ -193,16 +194,43 @@ cdef bint same_keys(tuple known, object feed_dict) except -1:
     return True
 
 
-cdef dict feed_values(tuple known, object feed_dict):
-    cdef Py_ssize_t i = 0, where, n = len(known)
+cdef dict feed_values(tuple known, object feed_dict, object session):
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t at = 0, i = 0, where, n = len(known)
+    cdef FeedSpec spec
     cdef dict arrays
     if n == 0:
         return _nothing
     arrays = {}
-    # Conversion may run Python code that changes the dict: take the values first.
-    for key, value in list((<dict>feed_dict).items()):
+    while PyDict_Next(feed_dict, &at, &key, &value):
+        where = position(known, <object>key, i)
+        i += 1
+        if where < 0 or (<FeedKey>known[where]).split is not None:
+            break
+        spec = <FeedSpec>(<FeedKey>known[where]).specs[0]
+        array = <object>value   # held: another thread may change the dict
+        if not spec.is_ready(array):
+            break
+        arrays[spec.output] = array
+    else:
+        return arrays if i == n else None
+    return converted(known, <dict>feed_dict, session)
+
+
+cdef dict converted(tuple known, dict feed_dict, object session):
+    # As `feed_values`, for values that are not all arrays as they are wanted. Converting one runs code of its class, so all
+    # that can be declined is declined before, and each is converted once.
+    cdef Py_ssize_t i = 0, where
+    cdef list pairs = []
+    for key, value in list(feed_dict.items()):
         where = position(known, key, i)
         i += 1
-        if where < 0 or not (<FeedKey>known[where]).feed(value, arrays):
+        if where < 0 or not (<FeedKey>known[where]).spread(value, pairs):
             return None
-    return arrays if i == n else None
+    for spec, value in pairs:
+        if not (<FeedSpec>spec).may_convert(value):
+            return None
+    if i < len(known):
+        return None
+    return {(<FeedSpec>spec).output: (<FeedSpec>spec).convert(session, value) for spec, value in pairs}

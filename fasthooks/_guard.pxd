@@ -84,6 +84,9 @@ cdef int watch_class_names(object names) except -1
 # The instance `__dict__` as it is now (a new reference), or NULL without an error set where there is none.
 cdef PyObject* instance_dict(PyObject* obj) noexcept
 
+# Whether that is the object's `__dict__` still.
+cdef bint has_dict(object obj, PyObject* fields) noexcept
+
 # Whether every definition of the methods in the class and its bases is known code, and none redefines one of the fields.
 cdef bint definitions_known(type cls, tuple methods, tuple fields) except -1
 

@@ -193,6 +193,14 @@ cdef PyObject* instance_dict(PyObject* obj) noexcept:
     return found
 
 
+cdef bint has_dict(object obj, PyObject* fields) noexcept:
+    cdef PyObject* found = instance_dict(<PyObject*>obj)
+    if found is NULL:
+        return False
+    Py_DECREF(<object>found)
+    return found is fields
+
+
 cdef bint is_any_set(object obj, tuple names) except -1:
     cdef PyObject* own = instance_dict(<PyObject*>obj)
     if own is NULL:

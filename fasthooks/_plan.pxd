@@ -8,17 +8,20 @@ cdef class Plan:
     cdef dict session_fields        # its `__dict__`
     cdef unsigned long long open_version    # version of that dict when the session was last seen to be open
     cdef object native              # its native session then
-    cdef tuple parts                # a Template for each request (the caller's first); None: fetches nothing
+    # A Template for each request (the caller's first); None: fetches nothing. No tuple: a refusal that is not kept.
+    cdef tuple parts
     cdef tuple feeds                # a FeedKey for each key of the feed dict
     cdef str refusal                # why runs of this form go TensorFlow's way; None: they are prepared
     cdef list alive                 # of a refused form: the objects whose `id` its signature holds
     cdef list outputs, operations   # arguments of the native call: tensors to fetch, operations to run
     cdef list fed                   # fetched tensors that are fed: their values stand behind those fetched
     cdef Schedule schedule
+    cdef list order                 # where the values of the schedule's fetches are; None: in the same order
     cdef bint used                  # it has run since its cache last looked for one to drop
     # Ops and tensors that the graph keeps from being fetched and fed, and how many there were when this was made.
     cdef set unfetchable, unfeedable
     cdef Py_ssize_t n_unfetchable, n_unfeedable
+    cdef Py_ssize_t n_conversions   # how many conversions of fetches and feeds TensorFlow knew then
     cdef bint is_allowed(self) except -1
     # Whether the keys of `feed_dict`, a dict, are those of this plan, and it may still be run.
     cdef bint takes(self, object feed_dict) except -1
@@ -30,6 +33,9 @@ cdef class Plan:
     cdef int check_open(self) except -1
     cdef list native_call(self, dict feeds, object options, object metadata)
 
+
+# Whether `Session.run` would make TensorFlow's own native call.
+cdef bint is_native_call_own() except -1
 
 # Counts, in the totals of the process alone, a run that no cache saw.
 cdef int count_unseen(str reason) except -1

@@ -16,7 +16,6 @@ import time
 import weakref
 
 from tensorflow.python.client import pywrap_tf_session
-from tensorflow.python.client import session as session_lib
 from tensorflow.python.framework import errors
 
 from fasthooks._structure import Declined, Elements
@@ -25,9 +24,9 @@ from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 
 from fasthooks._feed cimport FeedKey, FeedSpec, all_specs, feed_keys, same_keys
-from fasthooks._guard cimport dict_version, new_dict_version, watch_names
+from fasthooks._guard cimport dict_version, has_dict, new_dict_version, watch_names
 from fasthooks._schedule cimport Schedule
-from fasthooks._structure cimport sign, template
+from fasthooks._structure cimport is_lasting, n_conversions, sign, template
 
 cdef extern from "Python.h":
     PyObject* Py_False
@@ -38,8 +37,10 @@ cdef object _new_buffer_of = pywrap_tf_session.TF_NewBufferFromString
 cdef object _read_buffer = pywrap_tf_session.TF_GetBuffer
 cdef object _delete_buffer = pywrap_tf_session.TF_DeleteBuffer
 cdef object _OpError = errors.OpError
-cdef list _expansions = session_lib._REGISTERED_EXPANSIONS
-watch_names(("_session", "_closed"))
+watch_names(("_session", "_closed", "TF_SessionRun_wrapper"))
+# The names that `Session.run` finds its native call by, and their version when it was last seen to be TensorFlow's.
+cdef dict _native_names = pywrap_tf_session.__dict__
+cdef unsigned long long _native_version = 0
 # Deeper structures, and those that contain themselves, are TensorFlow's to judge.
 cdef int _MAX_DEPTH = 32
 # What all caches of this process counted together; see `totals`.
@@ -51,6 +52,27 @@ cdef double _first_began = 0, _last_began = 0
 
 def _raise(error):
     raise error
+
+
+cdef bint is_native_call_own() except -1:
+    global _native_version
+    cdef unsigned long long version = dict_version(<PyObject*>_native_names)
+    if version == _native_version and version != 0:
+        return True
+    version = new_dict_version(<PyObject*>_native_names)
+    if _native_names.get("TF_SessionRun_wrapper") is not _run:
+        return False
+    _native_version = version
+    return True
+
+
+cdef object native_session(dict fields):
+    # What a session with this `__dict__` makes its calls with. A missing one would be a null pointer inside TensorFlow.
+    cdef PyObject* native = PyDict_GetItemWithError(fields, "_session")
+    cdef PyObject* closed = PyDict_GetItemWithError(fields, "_closed")
+    if native is NULL or native is <PyObject*>None or closed is not Py_False:
+        raise RuntimeError("Attempted to use a closed Session.")
+    return <object>native
 
 
 cdef class Plan:
@@ -71,6 +93,7 @@ cdef class Plan:
         self.unfeedable = session.graph._unfeedable_tensors._storage
         self.n_unfetchable = len(self.unfetchable)
         self.n_unfeedable = len(self.unfeedable)
+        self.n_conversions = n_conversions()
 
     def describe(self):
         """Returns a dict that tells a person what this plan is."""
@@ -81,25 +104,22 @@ cdef class Plan:
                 "reason": schedule.reason}
 
     cdef bint is_allowed(self) except -1:
-        return len(self.unfetchable) == self.n_unfetchable and len(self.unfeedable) == self.n_unfeedable
+        return (len(self.unfetchable) == self.n_unfetchable and len(self.unfeedable) == self.n_unfeedable
+                and n_conversions() == self.n_conversions)
 
     cdef bint takes(self, object feed_dict) except -1:
         return self.is_allowed() and same_keys(self.feeds, feed_dict)
 
     cdef int check_open(self) except -1:
-        # A missing native session would be a null pointer inside TensorFlow.
+        self.session_fields = self.session.__dict__
         cdef unsigned long long version = new_dict_version(<PyObject*>self.session_fields)
-        cdef PyObject* native = PyDict_GetItemWithError(self.session_fields, "_session")
-        cdef PyObject* closed = PyDict_GetItemWithError(self.session_fields, "_closed")
-        if native is NULL or native is <PyObject*>None or closed is not Py_False:
-            raise RuntimeError("Attempted to use a closed Session.")
-        self.native = <object>native
+        self.native = native_session(self.session_fields)
         self.open_version = version
         return 0
 
     cdef list native_call(self, dict feeds, object options, object metadata):
         cdef unsigned long long version = dict_version(<PyObject*>self.session_fields)
-        if version != self.open_version or version == 0:
+        if version != self.open_version or version == 0 or not has_dict(self.session, <PyObject*>self.session_fields):
             self.check_open()
         if not self.outputs and not self.operations:
             return []       # nor does TensorFlow make a run then
@@ -120,7 +140,8 @@ cdef class Plan:
             options = schedule.next_options()
             begin = time.perf_counter()
             values = self.native_call(feeds, options, None)
-            schedule.note(options, time.perf_counter() - begin, values, step)
+            secs = time.perf_counter() - begin
+            schedule.note(options, secs, values if self.order is None else [values[i] for i in self.order], step)
         if self.fed is not None:
             values.extend([feeds[output] for output in self.fed])
         return values
@@ -202,20 +223,28 @@ cdef class PlanCache:
     cdef Plan find(self, list requests, object feed_dict):
         cdef list key = [], alive = []
         cdef Plan plan
+        native_session(self.session.__dict__)
         try:
             for request in requests:
                 key.append(-1)
                 if request is not None:
                     sign(request, key, alive, _MAX_DEPTH)
             for name in feed_dict or ():
+                if not is_lasting(name):
+                    raise Declined(f"a feed key has the type {type(name).__name__}")
                 alive.append(name)
                 key.append(name if type(name) is str else id(name))
             signature = tuple(key)
             plan = self.plans.pop(signature, None)
             if plan is None or not plan.is_allowed():
                 plan = self.make(requests, list(feed_dict or ()), alive)
+        except Declined as why:
+            # An object of somebody's own is not remembered, since that would keep it alive.
+            plan = Plan(self.session, None, ())
+            plan.refusal = str(why)
+            return plan
         except Exception:
-            # A mapping or a leaf of somebody's own, or nesting without end: `Session.run` meets it too, and says so.
+            # A mapping of somebody's own: `Session.run` meets it too, and says what is wrong.
             return None
         self.plans[signature] = plan
         while len(self.plans) > self.capacity:
@@ -293,6 +322,10 @@ cdef class PlanCache:
         if plan.schedule is None:
             plan.schedule = Schedule(self.session, fetches + elements.targets, feeds, self.scheduling)
             self.schedules[names] = plan.schedule
+        # Another form of the same run may have its tensors in another order, by which the schedule knows them.
+        place = {id(tensor): index for index, tensor in enumerate(fetches)}
+        order = [place[id(tensor)] for tensor in (<Schedule>plan.schedule).fetches[:n_fetched]]
+        plan.order = None if order == list(range(n_fetched)) else order
 
 
 def time_steps():

@@ -8,7 +8,7 @@ cdef class Template:
     # Whether `fetches` is that structure with those leaves. Leaves are compared with `is`, names as strings; keys are not
     # compared, see `hold`.
     cdef bint matches(self, object fetches) except -1
-    # Appends the mappings of a structure that matches, outer ones first.
+    # Appends, for each mapping in a structure that matches, outer ones first, it and its keys (None: those of a dict).
     cdef int hold(self, object fetches, list mappings) except -1
     # The structure with its leaves replaced by results. `mappings` as from `hold`; `at`: how many of them are used up.
     cdef object build(self, list values, list mappings, Py_ssize_t* at)
@@ -43,3 +43,13 @@ cdef object built(Template part, list values, list mappings)
 # Appends to `key` what tells this structure from all others, and to `alive` the objects whose `id` that contains.
 # Raises Declined for one that is nested too deeply.
 cdef int sign(object fetches, list key, list alive, int depth) except -1
+
+# TensorFlow's row of functions for a leaf or a feed key: (type, for fetches, for feeds, for feeds of partial runs). Raises
+# Declined for one that `register_session_run_conversion_functions` has added.
+cdef tuple conversions(object leaf)
+
+# How many such rows there are now.
+cdef Py_ssize_t n_conversions() except -1
+
+# Whether a leaf or feed key may be recognised by its identity: it is TensorFlow's own, and stands for the same always.
+cdef bint is_lasting(object leaf) except -1

@@ -140,7 +140,8 @@ cdef class MappingTemplate(Template):
 
     cdef int hold(self, object fetches, list mappings) except -1:
         cdef Template item
-        mappings.append(fetches)
+        # A dict's keys are live; those of other mappings TensorFlow takes before the run.
+        mappings.append((fetches, None if self.kind is dict else fetches.keys()))
         if _any_keyed(self.items):
             for item, element in zip(self.items, list(fetches.values())):
                 item.hold(element, mappings)
@@ -148,12 +149,18 @@ cdef class MappingTemplate(Template):
 
     cdef object build(self, list values, list mappings, Py_ssize_t* at):
         cdef Template item
-        cdef object mapping = mappings[at[0]]
+        mapping, keys = <tuple>mappings[at[0]]
         at[0] += 1
-        pairs = zip(mapping.keys(), [item.build(values, mappings, at) for item in self.items])
+        results = [item.build(values, mappings, at) for item in self.items]
+        if keys is None:
+            return dict(zip(mapping, results))
         if isinstance(mapping, collections.defaultdict):
-            return collections.defaultdict(mapping.default_factory, pairs)
-        return self.kind(pairs)
+            return collections.defaultdict(mapping.default_factory, zip(keys, results))
+        return self.kind(_pairs(keys, results))
+
+
+# A class of somebody's own may look at what it is made from: TensorFlow gives it a generator, one of Python's own.
+_pairs = eval("lambda keys, results: (pair for pair in zip(keys, results))")
 
 
 cdef class AttrsTemplate(Template):
@@ -197,7 +204,27 @@ cdef bint _any_keyed(tuple items) except -1:
 
 def _fetch_function(fetch):
     # What TensorFlow takes a leaf apart with.
-    return next(function for kind, function, _, _ in _expansions if isinstance(fetch, kind))
+    return conversions(fetch)[1]
+
+
+cdef tuple conversions(object leaf):
+    cdef Py_ssize_t i, n_added = len(_expansions) - _n_expansions
+    for i, row in enumerate(list(_expansions)):
+        if isinstance(leaf, row[0]):
+            if i < n_added:
+                break
+            return row
+    raise Declined(f"somebody registered how a {type(leaf).__name__} is fetched and fed")
+
+
+cdef bint is_lasting(object leaf) except -1:
+    cdef type kind = type(leaf)
+    return (kind is str or isinstance(leaf, (tensor_lib.Tensor, ops.Operation))
+            or f"{kind.__module__}.".startswith("tensorflow."))
+
+
+cdef Py_ssize_t n_conversions() except -1:
+    return len(_expansions)
 
 
 cdef bint is_plain_list(type kind) except -1:
@@ -267,9 +294,11 @@ cdef int sign(object fetches, list key, list alive, int depth) except -1:
         names = attrs_names(fetches)
         if names is not None:
             _sign_all(kind, [getattr(fetches, name) for name in names], key, alive, depth)
-        else:
+        elif is_lasting(fetches):
             key.append(id(fetches))
             alive.append(fetches)
+        else:
+            raise Declined(f"a fetch has the type {kind.__name__}")
     return 0
 
 
@@ -323,15 +352,14 @@ class Elements:
     def find(self, Leaf leaf not None):
         """Returns the tensors and operations that a leaf stands for; raises as `resolve`."""
         fetch = leaf.fetch
-        if (isinstance(fetch, (tensor_lib.Tensor, ops.Operation)) and fetch.graph is self.graph
-                and len(_expansions) == _n_expansions):
+        conversions(fetch)
+        if isinstance(fetch, (tensor_lib.Tensor, ops.Operation)) and fetch.graph is self.graph:
             return [fetch]
         kind = type(fetch)
         with self.graph.as_default():
             mapper = session_lib._FetchMapper.for_fetch(fetch)
         # Only what never changes may be recognised by its identity: TensorFlow's own leaves, not its containers.
-        if type(mapper) is not session_lib._ElementFetchMapper or not (
-                kind is str or f"{kind.__module__}.".startswith("tensorflow.")):
+        if type(mapper) is not session_lib._ElementFetchMapper or not is_lasting(fetch):
             raise Declined(f"a fetch has the type {kind.__name__}")
         found = mapper.unique_fetches()
         if len(found) > 1 or not (kind is str or found[0] is fetch or hasattr(fetch, "_as_graph_element")):

@@ -17,14 +17,11 @@ from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
+from tensorflow.python.training.basic_session_run_hooks import SecondOrStepTimer as _StockTimer
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
 from fasthooks import _guard, _timer, _trigger, patching, writers
 from fasthooks.rebinding import rebound
-
-# Bound now: programs put other classes, ours too, under this name.
-_StockTimer = stock.SecondOrStepTimer
-
 
 class SecondOrStepTimer(_timer.Timer, _StockTimer):
     """Triggers at most once every `every_secs` seconds or once every `every_steps` steps.

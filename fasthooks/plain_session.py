@@ -1,19 +1,23 @@
 """Prepared runs for plain sessions: `accelerate`."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.platform import tf_logging as logging
 
 from fasthooks import _dispatch, _plan
 
+if TYPE_CHECKING:
+    from fasthooks.reporting import Report
+
 
 class Accelerated:
     """What an accelerated session is, besides one of TensorFlow's."""
 
-    _dispatcher: Any
+    # Until the session has its own, while another thread runs it already.
+    _dispatcher: Any = _dispatch.HookDispatcher(None, (), _plan.PlanCache(None))
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> "Report":
         """Returns a dict that tells how the runs since `accelerate` went; see `fasthooks.report`."""
         return self._dispatcher.cache.report()
 
@@ -82,8 +86,8 @@ def accelerate(session: Any) -> Any:
     if not isinstance(session, session_lib.SessionInterface):
         raise TypeError(f"session must be a tf.compat.v1.Session or InteractiveSession; got {session!r}.")
     if type(session) in CLASSES:
-        session._dispatcher = _new_dispatcher(session)
         session.__class__ = CLASSES[type(session)]
+        session._dispatcher = _new_dispatcher(session)
     elif not isinstance(session, Accelerated):
         logging.warning("fasthooks.accelerate: a session of type %s keeps its own way to run.", type(session).__name__)
     return session

@@ -32,10 +32,10 @@ def trigger_for(hook):
     wandb_module = sys.modules.get(_WANDB_MODULE)
     if wandb_module is not None and type(hook) is wandb_module.WandbHook:
         _know(type(hook), wandb_module, _HOOK_METHODS)
-        trigger = _trigger.WandbPeerTrigger()
-        trigger._global_step_tensor = training_util.get_global_step()
-        trigger._increment = constant_increment(trigger._global_step_tensor)
-        return trigger
+        peer = _trigger.WandbPeerTrigger()
+        peer._global_step_tensor = training_util.get_global_step()
+        peer._increment = constant_increment(peer._global_step_tensor)
+        return peer
     return None
 
 

@@ -30,6 +30,8 @@ from typing import Any
 from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session as stock
+from tensorflow.python.training.monitored_session import MonitoredSession as _StockMonitoredSession
+from tensorflow.python.training.monitored_session import SingularMonitoredSession as _StockSingular
 from tensorflow.python.training import training_util
 from tensorflow.python.util import tf_export
 
@@ -37,8 +39,6 @@ from fasthooks import _chain, _guard, hooks, reporting, savers
 from fasthooks.async_checkpoint import AsyncCheckpointSaverHook
 from fasthooks.rebinding import rebound
 
-# Bound now: programs put other classes, ours too, under these names.
-_StockMonitoredSession, _StockSingular = stock.MonitoredSession, stock.SingularMonitoredSession
 _SCHEDULINGS = ("auto", "pool", "inline")
 
 

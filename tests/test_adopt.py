@@ -34,8 +34,9 @@ def _begin_anew():
     fasthooks.adopt()
 
 
-def training(step, directory):
-    return v1.train.MonitoredTrainingSession(hooks=step, checkpoint_dir=directory, save_checkpoint_steps=3, log_step_count_steps=2)
+def training(hooks, directory):
+    return v1.train.MonitoredTrainingSession(
+        hooks=hooks, checkpoint_dir=directory, save_checkpoint_steps=3, log_step_count_steps=2)
 
 
 def by_hand(hooks, directory):
@@ -211,10 +212,13 @@ def test_a_function_of_somebody_elses(op, when):
 
 
 def test_an_unknown_tensorflow_keeps_its_own_way(op):
-    changed = type("_HookedSession", (HookedSession,), {"run": lambda self, *args, **kwargs: HookedSession.run(self, *args, **kwargs)})
+    def run(self, *args, **kwargs):
+        return HookedSession.run(self, *args, **kwargs)
+
+    changed = type("_HookedSession", (HookedSession,), {"run": run})
+    hooks = [ours()]
     with mock.patch.object(tf, "__version__", "2.97.1"), mock.patch.object(monitored_session, "_HookedSession", changed):
         with pytest.warns(RuntimeWarning, match="_HookedSession"):
-            hooks = [ours()]
             hooks[0].begin()
         with warnings.catch_warnings():  # said once
             warnings.simplefilter("error")

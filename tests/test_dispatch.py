@@ -20,7 +20,7 @@ from helpers import MIXES, STOCK_MIX, assert_equal_records, build_model, record,
 from tensorflow.python.training import monitored_session, training_util
 
 import fasthooks
-from fasthooks import session as session_lib
+from fasthooks import _chain
 
 Args = v1.train.SessionRunArgs
 Pair = collections.namedtuple("Pair", ["first", "second"])
@@ -1304,4 +1304,4 @@ def test_hooked_session_is_ours():
     with tf.Graph().as_default():
         build_model()
         with fasthooks.MonitoredSession() as session:
-            assert type(hooked(session)) is session_lib._HookedSession
+            assert type(hooked(session)) is _chain.HookedSession

@@ -333,3 +333,35 @@ def test_classes_and_dicts_that_are_watched_may_go():
         running.session.close()
         del running
         gc.collect()
+
+
+@pytest.mark.parametrize("where", ["class", "object"])
+@pytest.mark.parametrize("method", ["_run", "_do_run", "_do_call", "_call_tf_sessionrun", "_extend_graph", "_update_with_movers"])
+@pytest.mark.parametrize("kind", ["ours", "accelerated"])
+def test_method_of_the_raw_session(kind, method, where):
+    """All that `Session.run` calls on the way to the native call."""
+    with tf.Graph().as_default():
+        tensor = tf.constant(1.0)
+        session = fasthooks.MonitoredSession() if kind == "ours" else fasthooks.accelerate(v1.Session())
+        raw = session.raw_session() if kind == "ours" else session
+        for place in (type(raw), raw, session_lib.BaseSession) if where == "class" else (raw,):
+            session.run(tensor)
+            original = getattr(raw, method)
+            with mock.patch.object(place, method, side_effect=original) as function:
+                assert [session.run(tensor) for _ in range(3)] == [1.0] * 3
+            assert function.call_count == 3
+        session.close()
+
+
+def test_the_native_call():
+    with tf.Graph().as_default():
+        tensor = tf.constant(1.0)
+        with fasthooks.MonitoredSession() as session:
+            session.run(tensor)
+            native = session_lib.tf_session.TF_SessionRun_wrapper
+            with mock.patch.object(session_lib.tf_session, "TF_SessionRun_wrapper", side_effect=native) as function:
+                session.run(tensor)
+                session.run(tensor)
+            assert function.call_count == 2
+            session.run(tensor)
+            assert function.call_count == 2 and session.report()["planned_steps"] == 2

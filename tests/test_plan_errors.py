@@ -353,6 +353,7 @@ def lose_native_session():
         "taken": lambda raw: vars(raw).update(_session=None),
         "gone": lambda raw: vars(raw).pop("_session"),
         "closed": lambda raw: tf.compat.v1.Session.close(raw),
+        "deleted, in another dict": lambda raw: (setattr(raw, "__dict__", dict(raw.__dict__)), raw.__del__()),
     }
     for mode in MODES:
         for way in ways.values():
@@ -366,13 +367,36 @@ def lose_native_session():
                 raw = world.session.raw_session()
                 native = raw._session
                 way(raw)
-                for _ in range(3):
-                    kind, error = outcome(world.run, world.vector)
+                # Of fetches with and without a plan.
+                for fetches in (world.vector, world.vector, world.other, world.other, [world.vector]):
+                    kind, error = outcome(world.run, fetches)
                     assert (kind, error[:2]) == ("error", ("RuntimeError", "Attempted to use a closed Session."))
                 if raw.__dict__.get("_session", 0) is not None:
                     raw._session = native
                 world.session = None
                 gc.collect()
+
+
+def run_in_a_finalizer():
+    # The collector may have finalized the raw session before.
+    class Trainer:
+        def __init__(self, make):
+            self.tensors = [tf.constant(1.0), tf.constant(2.0)]
+            self.session, self.me = make(), self
+            self.session.run(self.tensors[0])
+
+        def __del__(self):
+            for tensor in self.tensors:
+                seen.append(outcome(self.session.run, tensor))
+
+    seen = []
+    for make in (lambda: fasthooks.MonitoredSession(), lambda: fasthooks.accelerate(tf.compat.v1.Session())):
+        with tf.Graph().as_default():
+            trainer = Trainer(make)
+            del trainer
+        gc.collect()
+    assert len(seen) == 4 and all(
+        kind == "result" or told[:2] == ("RuntimeError", "Attempted to use a closed Session.") for kind, told in seen), seen
 
 
 def child_work():
@@ -412,7 +436,7 @@ def leave_open():
         sys.modules[f"kept by {mode}"] = world, *blocker.start(world)
 
 
-@pytest.mark.parametrize("scenario", [threads_inside, lose_native_session, fork, leave_open],
+@pytest.mark.parametrize("scenario", [threads_inside, lose_native_session, run_in_a_finalizer, fork, leave_open],
                          ids=lambda scenario: scenario.__name__)
 def test_apart(scenario):
     run_apart(scenario)

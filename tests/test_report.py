@@ -42,7 +42,7 @@ def test_every_kind_of_session(op, kind):
             session.run(object())
         report = fasthooks.report(session)
         assert [report[name] for name in COUNTS] == [4, 3, 0]
-        assert report["declined"] == {"TypeError while the run was prepared": 1}
+        assert report["declined"] == {"a fetch has the type object": 1}
         assert report["plans"][0]["targets"] == [op.name]
         if hasattr(session, "report"):
             assert session.report() == report
@@ -121,7 +121,8 @@ CAUSES = {
     declining.EQUAL_HOOKS: ([Equal()], None, {}),
     declining.REPEATED_HOOK: ([SAME, SAME], None, {}),
     declining.DEBUGGER: ([], None, {"options": ask_for_debugger}),
-    declining.UNRECOGNISABLE: ([], None, {"fetches": lambda: _endless()}),
+    declining.UNRECOGNISABLE: ([], None, {"fetches": lambda: Valueless()}),
+    "a fetch structure is nested too deeply": ([], None, {"fetches": lambda: _endless()}),
     "feed_dict has the type Odd": ([], None, {"feed_dict": lambda: Odd()}),
 }
 
@@ -140,6 +141,11 @@ class Odd:
 
     def keys(self):
         return []
+
+
+class Valueless(dict):
+    def values(self):
+        raise LookupError
 
 
 def _endless():
@@ -161,7 +167,7 @@ def test_each_cause_has_its_words(op, cause):
         arguments = {"fetches": lambda: op, **arguments}
         try:
             session.run(**{name: make() for name, make in arguments.items()})
-        except (RecursionError, TypeError, ValueError, tf.errors.OpError):
+        except (RecursionError, LookupError, TypeError, ValueError, tf.errors.OpError):
             pass
         assert cache.report()["declined"] == {cause.removesuffix(" in the step"): 1}
 

@@ -315,6 +315,21 @@ def test_errors_of_ops_show_no_frame_of_ours(tmp_path):
     assert "program.py" in done.stdout and not OUR_FRAME.search(done.stdout)
 
 
+def test_plain_sessions(tmp_path):
+    write(tmp_path, "program.py", """
+        import tensorflow.compat.v1 as tf
+        tf.disable_v2_behavior()
+        value = tf.constant(3.0)
+        with tf.Session() as session:
+            print([session.run(value) for _ in range(5)])
+    """)
+    stock = run("python", "program.py", directory=tmp_path)
+    patched = run("fasthooks", "--report", "program.py", directory=tmp_path)
+    ours = run("fasthooks", "--report", "--sessions", "program.py", directory=tmp_path)
+    assert stock.stdout == patched.stdout == ours.stdout
+    assert "0 steps, 0 of them" in patched.stderr and "5 steps, 5 of them" in ours.stderr
+
+
 def test_usage_errors(tmp_path):
     done = run("fasthooks", directory=tmp_path)
     assert done.returncode == 2 and "usage: python -m fasthooks run" in done.stderr

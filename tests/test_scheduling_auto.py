@@ -132,18 +132,25 @@ def reads(flips, change=1, every=1, runs=RUNS):
     return values
 
 
-def decided(values, of_step=True):
-    """Returns the scheduling and reason of a plan whose one integer result comes out as these values, run for run."""
+def decided(values, of_step=True, forms=(lambda fetch, other: [fetch],)):
+    """Returns the scheduling and reason of a plan whose one integer result comes out as these values, run for run.
+
+    Args:
+      values: What is returned.
+      of_step: Whether it is the global step's read.
+      forms: What is fetched, in turn: functions of it and of another integer.
+    """
     with tf.Graph().as_default():
         with v1.variable_scope("", use_resource=False):
             step = v1.train.create_global_step()
         placeholder = v1.placeholder(tf.int64, [])
         read = next(op.outputs[0] for op in step.op.outputs[0].consumers() if op.type == "Identity")
         fed, fetch = (step, read) if of_step else (placeholder, placeholder + 0)
+        other = tf.constant(7)
         with fasthooks.MonitoredSession() as session:
-            for value in values:
-                assert session.run(fetch, {fed: value}) == value
-            (plan,) = session.report()["plans"]
+            for number, value in enumerate(values):
+                assert value in session.run(forms[number % len(forms)](fetch, other), {fed: value})
+            plan = session.report()["plans"][0]
     return plan["scheduling"], plan["reason"].partition(":")[0]
 
 
@@ -170,6 +177,13 @@ def test_reads_that_keep_their_side_are_timed(flips, change):
 def test_reads_that_come_out_otherwise_inline_keep_the_pool(inline_run, change):
     """Every other run would show; after the first that does, all runs take the pool."""
     assert decided(reads([inline_run, inline_run + 1], change, runs=LONGEST)) == DIFFERS
+
+
+def test_forms_that_alternate_are_one_set():
+    """Two structures of the same run: what each fetch returned is compared with what the same one returned before."""
+    forms = (lambda fetch, other: [fetch, other], lambda fetch, other: (other, fetch))
+    assert decided(reads([INLINE[0], INLINE[0] + 1], runs=LONGEST), forms=forms) == DIFFERS
+    assert decided(reads([]), forms=forms)[1] in TIMED
 
 
 @pytest.mark.parametrize("late", [1, 5])

@@ -22,7 +22,7 @@ from tensorflow.python.training import training_util
 from test_dispatch import Args, Probe, compare, hooked, steps
 
 import fasthooks
-from fasthooks import session as session_lib
+from fasthooks import _chain
 
 KINDS = ["MonitoredSession", "SingularMonitoredSession", "MonitoredTrainingSession"]
 OUR_LINE = "^fasthooks: the session was recovered"
@@ -955,11 +955,11 @@ def test_patched_hooked_session_of_ours(where):
             link = hooked(session)
             original = type(link).run
             if where == "ours":
-                with mock.patch.object(session_lib._HookedSession, "run", run):
+                with mock.patch.object(_chain.HookedSession, "run", run):
                     session.run(train)
                 assert len(calls) == 1
             else:
-                link.__class__ = type("Mine", (session_lib._HookedSession,), {"run": run})
+                link.__class__ = type("Mine", (_chain.HookedSession,), {"run": run})
                 session.run(train)
                 session.run(train)
                 assert len(calls) == 2

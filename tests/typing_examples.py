@@ -52,7 +52,7 @@ def hooks(loss: Any, scaffold: fh.Scaffold) -> list[Any]:
     ]
 
 
-def train(loss: Any, train_op: Any, scheduling: Literal["auto", "pool", "inline"] = "auto") -> dict[str, Any]:
+def train(loss: Any, train_op: Any, scheduling: Literal["auto", "pool", "inline"] = "auto") -> fh.Report:
     scaffold = fh.Scaffold()
     session = fh.MonitoredTrainingSession(checkpoint_dir="model", hooks=hooks(loss, scaffold), scheduling=scheduling)
     assert_type(session, fh.MonitoredSession)
@@ -62,7 +62,7 @@ def train(loss: Any, train_op: Any, scheduling: Literal["auto", "pool", "inline"
         session.run(loss, hooks=False)
         session.run([loss], None, hooks=[])
         session.run_step_fn(lambda step_context: step_context.run_with_hooks(loss))
-        assert_type(session.report(), dict[str, Any])
+        assert_type(session.report(), fh.Report)
         assert_type(session.recoveries, int)
         return session.report()
 
