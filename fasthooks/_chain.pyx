@@ -62,7 +62,7 @@ cdef class Call:
     cdef object hooks       # as given to `run`; None: all
     cdef object error       # to be raised once, as if the step failed only now
 
-    def __init__(self, fetches, hooks, error):
+    def __cinit__(self, fetches, hooks, error):
         self.fetches = fetches
         self.hooks = hooks
         self.error = error

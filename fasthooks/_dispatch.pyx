@@ -91,7 +91,7 @@ cdef class ReadingContext:
     cdef RunContextBase context
     cdef HookDispatcher dispatcher
 
-    def __init__(self, RunContextBase context not None, HookDispatcher dispatcher not None):
+    def __cinit__(self, RunContextBase context not None, HookDispatcher dispatcher not None):
         self.context = context
         self.dispatcher = dispatcher
 
@@ -118,7 +118,7 @@ cdef class HookDispatcher:
       subset: Whether `hooks` are not all hooks of the session.
     """
 
-    def __init__(self, raw, hooks, PlanCache cache not None, bint subset=False):
+    def __cinit__(self, raw, hooks, PlanCache cache not None, bint subset=False):
         self.raw = raw
         self.hooks = hooks
         self.subset = subset
@@ -254,8 +254,8 @@ cdef class HookDispatcher:
         # What to feed to a prepared step; `fed` is `feed_dict` as a dict. None: TensorFlow's way, and it is counted why.
         cdef dict feeds
         if prepared is None:
-            self.cache.decline(declining.UNRECOGNISABLE)
-        elif prepared.plan.refusal is not None:
+            return None
+        if prepared.plan.refusal is not None:
             self.cache.decline(prepared.plan.refusal)
         elif fed is None and feed_dict is not None:
             self.cache.decline(declining.feed_dict_type(feed_dict))
@@ -296,7 +296,7 @@ cdef class HookDispatcher:
         return self.prepare(self.recent_mixed, requests, feed_dict)
 
     cdef PreparedStep prepare(self, list recent, list requests, object feed_dict):
-        # Finds the plan in the cache and remembers it with these requests; None: there is none.
+        # Finds the plan in the cache and remembers it with these requests; None: there is none, and it is counted why.
         cdef Plan plan = self.cache.find(requests, feed_dict)
         cdef PreparedStep prepared
         cdef Py_ssize_t i
@@ -304,8 +304,6 @@ cdef class HookDispatcher:
             return None
         prepared = PreparedStep.__new__(PreparedStep)
         prepared.plan = plan
-        if plan.parts is None:      # nothing of the request is to be held
-            return prepared
         # The caller's own is not held: it is the plan's to recognise.
         prepared.requests = [None] + requests[1:]
         prepared.indices = <Py_ssize_t*>PyMem_Malloc(len(requests) * sizeof(Py_ssize_t))
@@ -576,7 +574,8 @@ class SubsetSession:
         self._hooks = hooks
 
     def __getattr__(self, name):
-        return getattr(self._hooked, name)
+        # Of an object that was made without its constructor, `self._hooked` would come here again, without end.
+        return getattr(object.__getattribute__(self, "_hooked"), name)
 
     def _call_hook_before_run(self, *args):
         return type(self._hooked)._call_hook_before_run(self, *args)

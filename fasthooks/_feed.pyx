@@ -38,7 +38,7 @@ cdef dict _nothing = {}
 
 
 cdef class FeedSpec:
-    def __init__(self, tensor):
+    def __cinit__(self, tensor):
         self.tensor = tensor
         self.output = tensor._as_tf_output()
         self.numpy_type = tensor.dtype.as_numpy_dtype
@@ -103,7 +103,7 @@ cdef class FeedKey:
       Exception: What TensorFlow raises for a bad key.
     """
 
-    def __init__(self, graph, key):
+    def __cinit__(self, graph, key):
         self.key = key
         self.specs = ()
         if graph is None:

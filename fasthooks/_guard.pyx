@@ -240,7 +240,7 @@ cdef class ClassGuard:
       bases: Guards of base classes that must be intact too.
     """
 
-    def __init__(self, type cls not None, module, tuple names not None, tuple bases=()):
+    def __cinit__(self, type cls not None, module, tuple names not None, tuple bases=()):
         self.cls = cls
         self.bases = bases
         watch_class_names(names)

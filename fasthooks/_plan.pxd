@@ -8,8 +8,7 @@ cdef class Plan:
     cdef dict session_fields        # its `__dict__`
     cdef unsigned long long open_version    # version of that dict when the session was last seen to be open
     cdef object native              # its native session then
-    # A Template for each request (the caller's first); None: fetches nothing. No tuple: a refusal that is not kept.
-    cdef tuple parts
+    cdef tuple parts                # a Template for each request (the caller's first); None: fetches nothing
     cdef tuple feeds                # a FeedKey for each key of the feed dict
     cdef str refusal                # why runs of this form go TensorFlow's way; None: they are prepared
     cdef list alive                 # of a refused form: the objects whose `id` its signature holds
@@ -51,7 +50,7 @@ cdef class PlanCache:
     cdef readonly unsigned long steps, planned      # runs of the session so far, and those of them that took a plan
     cdef readonly dict declined     # reason -> number of steps that went TensorFlow's way for it
     # The plan for these requests (the caller's first; None: fetches nothing) and keys of a dict. It may be a refusal;
-    # None: nothing that could be recognised again.
+    # None: nothing that could be recognised again, and it is counted why.
     cdef Plan find(self, list requests, object feed_dict)
     cdef object decline(self, str reason)
     # Each run of the session is counted once, here and in the totals of the process, and again if it takes a plan.

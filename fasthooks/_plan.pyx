@@ -18,6 +18,7 @@ import weakref
 from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.framework import errors
 
+from fasthooks import declining
 from fasthooks._structure import Declined, Elements
 
 from cpython.dict cimport PyDict_GetItemWithError
@@ -84,7 +85,7 @@ cdef class Plan:
       feeds: A FeedKey for each key of the feed dict.
     """
 
-    def __init__(self, session, tuple parts, tuple feeds):
+    def __cinit__(self, session, tuple parts, tuple feeds):
         self.session = session
         self.session_fields = session.__dict__
         self.parts = parts
@@ -192,7 +193,7 @@ cdef class PlanCache:
       capacity: How many plans are kept.
     """
 
-    def __init__(self, session, str scheduling="auto", int capacity=1024):
+    def __cinit__(self, session, str scheduling="auto", int capacity=1024):
         self.session = session
         self.scheduling = scheduling
         self.capacity = capacity
@@ -221,6 +222,7 @@ cdef class PlanCache:
         return 0
 
     cdef Plan find(self, list requests, object feed_dict):
+        # Objects of somebody's own are not remembered, since that would keep them alive: such a run is declined anew.
         cdef list key = [], alive = []
         cdef Plan plan
         native_session(self.session.__dict__)
@@ -231,7 +233,8 @@ cdef class PlanCache:
                     sign(request, key, alive, _MAX_DEPTH)
             for name in feed_dict or ():
                 if not is_lasting(name):
-                    raise Declined(f"a feed key has the type {type(name).__name__}")
+                    self.decline(f"a feed key has the type {type(name).__name__}")
+                    return None
                 alive.append(name)
                 key.append(name if type(name) is str else id(name))
             signature = tuple(key)
@@ -239,12 +242,11 @@ cdef class PlanCache:
             if plan is None or not plan.is_allowed():
                 plan = self.make(requests, list(feed_dict or ()), alive)
         except Declined as why:
-            # An object of somebody's own is not remembered, since that would keep it alive.
-            plan = Plan(self.session, None, ())
-            plan.refusal = str(why)
-            return plan
+            self.decline(str(why))
+            return None
         except Exception:
             # A mapping of somebody's own: `Session.run` meets it too, and says what is wrong.
+            self.decline(declining.UNRECOGNISABLE)
             return None
         self.plans[signature] = plan
         while len(self.plans) > self.capacity:
@@ -323,8 +325,8 @@ cdef class PlanCache:
             plan.schedule = Schedule(self.session, fetches + elements.targets, feeds, self.scheduling)
             self.schedules[names] = plan.schedule
         # Another form of the same run may have its tensors in another order, by which the schedule knows them.
-        place = {id(tensor): index for index, tensor in enumerate(fetches)}
-        order = [place[id(tensor)] for tensor in (<Schedule>plan.schedule).fetches[:n_fetched]]
+        place = {tensor.name: index for index, tensor in enumerate(fetches)}
+        order = [place[tensor.name] for tensor in (<Schedule>plan.schedule).fetches[:n_fetched]]
         plan.order = None if order == list(range(n_fetched)) else order
 
 

@@ -58,7 +58,7 @@ cdef class Schedule:
       scheduling: "auto", "pool" or "inline".
     """
 
-    def __init__(self, session, list fetches not None, list feeds not None, str scheduling not None):
+    def __cinit__(self, session, list fetches not None, list feeds not None, str scheduling not None):
         self.session = session
         self.fetches = fetches
         self.feeds = feeds

@@ -21,7 +21,7 @@ watch_names(_idle_methods)
 cdef class Slot:
     """What the dispatcher knows of one hook, and whether that is still true."""
 
-    def __init__(self, hook):
+    def __cinit__(self, hook):
         self.hook = hook
         if isinstance(hook, HookTrigger):
             self.trigger = hook

@@ -42,7 +42,7 @@ cdef class Template:
 
 
 cdef class Leaf(Template):
-    def __init__(self, fetch):
+    def __cinit__(self, fetch):
         self.fetch = fetch
         self.items = ()
         self.index = -1
@@ -74,7 +74,7 @@ cdef class Leaf(Template):
 
 
 cdef class SequenceTemplate(Template):
-    def __init__(self, kind, bint direct, tuple items):
+    def __cinit__(self, kind, bint direct, tuple items):
         self.kind = kind
         self.direct = direct
         self.items = items
@@ -115,7 +115,7 @@ cdef class SequenceTemplate(Template):
 
 
 cdef class MappingTemplate(Template):
-    def __init__(self, kind, tuple items):
+    def __cinit__(self, kind, tuple items):
         self.kind = kind
         self.items = items
         self.keyed = True
@@ -168,7 +168,7 @@ cdef class AttrsTemplate(Template):
     cdef object kind
     cdef tuple names
 
-    def __init__(self, kind, tuple names, tuple items):
+    def __cinit__(self, kind, tuple names, tuple items):
         self.kind = kind
         self.names = names
         self.items = items

@@ -7,6 +7,7 @@ step (a float step, a Decimal period) the compiled rule does not answer, and the
 
 import time
 from numbers import Real
+from types import BuiltinFunctionType
 
 from tensorflow.python.training import basic_session_run_hooks as stock
 
@@ -33,7 +34,9 @@ cdef dict _plain_timers = {stock.SecondOrStepTimer: False, stock.NeverTriggerTim
 cdef dict _time_names = time.__dict__
 cdef object _builtin_clock_object = time.time
 cdef PyObject* _builtin_clock = <PyObject*>_builtin_clock_object
-cdef void* _builtin_function = PyCFunction_GetFunction(_builtin_clock)
+# NULL: a test tool had replaced the clock already. A function in Python has none in C: to ask for it sets an error.
+cdef void* _builtin_function = (
+    PyCFunction_GetFunction(_builtin_clock) if type(_builtin_clock_object) is BuiltinFunctionType else NULL)
 
 
 cdef int read_clock(Clock* clock) except -1:
@@ -43,7 +46,8 @@ cdef int read_clock(Clock* clock) except -1:
     if not clock.known:
         clock.known = True
         reader = PyDict_GetItemWithError(_time_names, "time")
-        if reader is _builtin_clock and PyCFunction_GetFunction(reader) == _builtin_function:
+        if (_builtin_function is not NULL and reader is _builtin_clock
+                and PyCFunction_GetFunction(reader) == _builtin_function):
             # What `time.time` itself does, without the call. Some test tools exchange the function inside the object.
             clock_gettime(CLOCK_REALTIME, &wall)
             clock.now = <double>(<int64_t>wall.tv_sec * 1000000000 + wall.tv_nsec) / 1e9
@@ -126,7 +130,7 @@ cdef class Timer(Watched):
 cdef class TimerView:
     """One look at a timer of any class: ours, TensorFlow's, or somebody's own (which always means ACT)."""
 
-    def __init__(self, timer):
+    def __cinit__(self, timer):
         cdef unsigned long long tag
         self.timer = timer
         if isinstance(timer, Timer):

@@ -23,6 +23,7 @@ from tensorflow.python.training.session_run_hook import SessionRunHook
 from fasthooks import _guard, _timer, _trigger, patching, writers
 from fasthooks.rebinding import rebound
 
+
 class SecondOrStepTimer(_timer.Timer, _StockTimer):
     """Triggers at most once every `every_secs` seconds or once every `every_steps` steps.
 

@@ -70,8 +70,9 @@ def accelerate(session: Any) -> Any:
 
     The object stays what it is, a `tf.compat.v1.Session` that may be the default session, be given to a Saver and so
     on; only its class becomes a subclass of TensorFlow's, with a `run` that behaves as before. A run that no plan can
-    stand for (session handles, a patched `Session.run`) goes TensorFlow's way. Call it
-    when the session is made, and `close` the session at the end: until then its plans keep it alive.
+    stand for (session handles, a patched `Session.run`) goes TensorFlow's way. Call it when the session is made, and
+    `close` the session at the end: plans and session hold each other, so that one which is only dropped waits for the
+    garbage collector.
 
     Args:
       session: A `tf.compat.v1.Session` or `InteractiveSession`, local or on a server. A session of another kind that

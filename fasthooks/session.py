@@ -30,9 +30,9 @@ from typing import Any
 from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session as stock
+from tensorflow.python.training import training_util
 from tensorflow.python.training.monitored_session import MonitoredSession as _StockMonitoredSession
 from tensorflow.python.training.monitored_session import SingularMonitoredSession as _StockSingular
-from tensorflow.python.training import training_util
 from tensorflow.python.util import tf_export
 
 from fasthooks import _chain, _guard, hooks, reporting, savers

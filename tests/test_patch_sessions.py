@@ -66,11 +66,11 @@ def test_sessions_that_are_made_from_then_on(make):
 def test_what_is_replaced_and_why():
     with fasthooks.patch(sessions=True):
         told = fasthooks.patched()
-        assert NAMES < set(told) and {told[name].reason for name in NAMES} == {"fasthooks.patch(sessions=True)"}
+        assert set(told) > NAMES and {told[name].reason for name in NAMES} == {"fasthooks.patch(sessions=True)"}
         assert all(inspect.signature(cls.__init__) == inspect.signature(STOCK[cls]) for cls in CLASSES)
         with fasthooks.patch():
             pass
-        assert NAMES < set(fasthooks.patched())
+        assert set(fasthooks.patched()) > NAMES
     assert not NAMES & set(fasthooks.patched())
     with fasthooks.patch():
         assert not NAMES & set(fasthooks.patched())
@@ -96,12 +96,16 @@ def test_sessions_of_other_kinds_are_left_alone():
 
 
 def test_a_constructor_that_fails():
-    with fasthooks.patch(sessions=True):
-        with pytest.raises(TypeError) as ours:
+    def error():
+        with pytest.raises(TypeError) as raised:
             v1.Session(config="no proto")
-    with pytest.raises(TypeError) as stock:
-        v1.Session(config="no proto")
-    assert describe(ours.value) == describe(stock.value)
+        return describe(raised.value)
+
+    with mock.patch("sys.unraisablehook"):  # TensorFlow's `__del__` misses what the constructor did not come to
+        with fasthooks.patch(sessions=True):
+            ours = error()
+        assert ours == error()
+        gc.collect()
 
 
 def test_constructors_of_somebody_elses():

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import pickle
+import subprocess
 import sys
 import types
 import warnings
@@ -198,6 +199,29 @@ def test_timer_equals_tensorflows(arguments, script):
                 clock.reset_mock()
                 assert (outcome(getattr(ours, name), *values), clock.call_count) == expected, (name, values)
             assert timer_state(ours) == timer_state(peer), (name, values)
+
+
+def test_clock_that_was_replaced_before_the_import():
+    """As by tools that freeze time: no error is left behind for some later call, and both clocks are read rightly."""
+    program = """if True:
+        import time
+        real = time.time
+        time.time = lambda: now
+        now = 1000.0
+        import fasthooks
+        timer = fasthooks.SecondOrStepTimer(every_secs=10)
+        seen = []
+        for now in (1000.0, 1005.0, 1010.0, 1019.0, 1020.0):
+            seen.append(timer.should_trigger_for_step(len(seen)))
+            if seen[-1]:
+                timer.update_last_triggered_step(len(seen))
+            int("1"), [].copy(), sorted([2, 1])
+        time.time = real
+        seen.append(timer.should_trigger_for_step(99))
+        print(seen)
+    """
+    done = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, timeout=120)
+    assert done.stdout == "[True, False, True, False, True, True]\n", done.stderr[-2000:]
 
 
 def test_no_integer_is_cut_off(lib):

@@ -1,0 +1,47 @@
+"""Compiled classes that are nobody's to use: made by `__new__` alone, or called with anything, they do not end the process."""
+
+import subprocess
+import sys
+
+PROGRAM = """if True:
+    import importlib, inspect, itertools, pkgutil
+    import fasthooks
+    fasthooks.MonitoredSession, fasthooks.patch, fasthooks.SaveOnSignalHook
+    made = 0
+    names = [module.name for module in pkgutil.iter_modules(fasthooks.__path__)]
+    for module in [importlib.import_module(f"fasthooks.{name}") for name in names if name[0] == "_" != name[1]]:
+        for cls in vars(module).values():
+            if not (isinstance(cls, type) and cls.__module__ == module.__name__) or issubclass(cls, Exception):
+                continue
+            print(cls, flush=True)
+            try:
+                one = cls.__new__(cls)
+            except TypeError:
+                continue
+            made += 1
+            for name in dir(one):
+                if name in ("__class__", "__init_subclass__", "__subclasshook__", "__new__"):
+                    continue
+                try:
+                    value = getattr(one, name)
+                except Exception:
+                    continue
+                for count in range(5) if callable(value) else ():
+                    for odd in (None, 1):
+                        try:
+                            value(*[odd] * count)
+                        except Exception:
+                            pass
+            for count in range(5):
+                try:
+                    cls(*[None] * count)
+                except Exception:
+                    pass
+    print("made", made)
+"""
+
+
+def test_made_without_arguments():
+    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", PROGRAM], text=True, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-300:] + done.stderr[-3000:]
+    assert int(done.stdout.split()[-1]) > 10
