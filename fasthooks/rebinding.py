@@ -1,5 +1,6 @@
 """TensorFlow's functions as they are, seeing other classes under the names that they use."""
 
+import inspect
 import types
 
 
@@ -12,7 +13,10 @@ def rebound(function, **names):
     """
     if not isinstance(function, types.FunctionType):
         return function
-    seen = {**function.__globals__, **names}
-    copied = types.FunctionType(function.__code__, seen, function.__name__, function.__defaults__, function.__closure__)
-    copied.__kwdefaults__ = function.__kwdefaults__
+    inner = inspect.unwrap(function)  # tf.estimator deprecates constructors by wrapping them
+    if all(inner.__globals__.get(name) is value for name, value in names.items()):
+        return function
+    seen = {**inner.__globals__, **names}
+    copied = types.FunctionType(inner.__code__, seen, inner.__name__, inner.__defaults__, inner.__closure__)
+    copied.__kwdefaults__ = inner.__kwdefaults__
     return copied

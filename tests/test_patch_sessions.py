@@ -17,6 +17,8 @@ from fasthooks import _plan
 v1 = tf.compat.v1
 CLASSES = (session_lib.Session, session_lib.InteractiveSession)
 STOCK = {cls: vars(cls)["__init__"] for cls in CLASSES}
+# TensorFlow 2.15 says so of each that is made beside another.
+pytestmark = pytest.mark.filterwarnings("ignore:An interactive session is already active:UserWarning")
 NAMES = {f"tensorflow.python.client.session.{cls.__name__}.__init__" for cls in CLASSES}
 
 

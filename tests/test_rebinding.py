@@ -1,6 +1,7 @@
 """Programs and frameworks that put our classes, or their own, into TensorFlow's modules."""
 
 import contextlib
+import functools
 from unittest import mock
 
 import pytest
@@ -67,6 +68,19 @@ def test_timers_under_tensorflows_name():
         assert (hook._timer._every_steps, hook._timer._every_secs) == (3, None)
         with pytest.raises(ValueError, match="both every_secs and every_steps"):
             fasthooks.SecondOrStepTimer(every_steps=1, every_secs=1)
+
+
+def test_wrapped_functions_keep_their_wrapper_unless_they_must_not():
+    @functools.wraps(inner)
+    def wrapper():
+        return "wrapped", inner()
+
+    assert rebound(wrapper, MODULES=MODULES) is wrapper
+    assert rebound(wrapper, MODULES="other")() == "other"
+
+
+def inner():
+    return MODULES
 
 
 def test_a_mock_is_called_as_it_is():
