@@ -84,6 +84,8 @@ cdef class FeedSpec:
             return False
 
     cdef object convert(self, object session, object value):
+        if self.is_ready(value):
+            return value
         array = _as_array(value, self.numpy_type)
         if not self.fits(array):
             # Runs nothing: says what is wrong with the shape.
