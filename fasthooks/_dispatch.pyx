@@ -208,9 +208,14 @@ cdef class HookDispatcher:
         cdef list values, mappings
         cdef dict feeds
         cdef PyObject* value
+        cdef str reason = None
         self.cache.count_run()
-        if slots is None or fetches is None or (protos is not None and not _known_types(protos)):
-            self.cache.decline(self.obstacle(fetches, protos) or declining.HOOKS_CHANGED)
+        if slots is None or fetches is None or protos is not None:
+            reason = self.obstacle(fetches, protos)
+            if reason is None and slots is None:
+                reason = declining.HOOKS_CHANGED
+        if reason is not None:
+            self.cache.decline(reason)
             run = original_of(_HookedSession.run)
             if protos is None:
                 protos = RunProtos.__new__(RunProtos)
@@ -398,7 +403,7 @@ cdef class HookDispatcher:
         results = [None if part is None else built(part, values, mapping)
                    for part, mapping in zip(prepared.plan.parts, mappings)]
         clock.known = False
-        self.finish(session, active, 0, acted, prepared, results[1:], values, context, protos, clock)
+        self.finish(session, active, 0, acted, prepared, results, values, context, protos, clock)
         return results[0]
 
     cdef object unplanned_step(self, object session, tuple slots, object fetches, object feed_dict, Clock* clock):
@@ -429,8 +434,8 @@ cdef class HookDispatcher:
     cdef object finish(self, object session, object slots, Py_ssize_t first, list acted, PreparedStep prepared,
                        list results, list values, RunContextBase context, RunProtos protos, Clock* clock):
         # Calls `after_run` where there is something to do, from hook number `first` on. `values` are those of a plan,
-        # or, without one, what `Session.run` returned. `results`: what a plan gives to each hook; None: only standing
-        # requests were made.
+        # or, without one, what `Session.run` returned. `results`: what a plan gives to the caller and to each hook; None:
+        # only standing requests were made.
         cdef object hooks = self.hooks if self.subset else session._hooks
         cdef object result
         cdef Slot slot
@@ -465,7 +470,7 @@ cdef class HookDispatcher:
                         decision = slot.after_read(self.read(slot.tensor), clock)
                 if decision != QUIET and prepared is not None:
                     if results is not None:
-                        result = results[place]
+                        result = results[place + 1]
                     elif prepared.plan.parts[place + 1] is not None:
                         part = <Template>prepared.plan.parts[place + 1]
                         result = built(part, values, held(part, prepared.requests[place + 1]))

@@ -21,7 +21,7 @@ cimport numpy as cnp
 from cpython.dict cimport PyDict_Next
 from cpython.object cimport PyObject
 
-from fasthooks._structure cimport conversions, is_lasting
+from fasthooks._structure cimport conversions
 
 cnp.import_array()
 
@@ -115,7 +115,7 @@ cdef class FeedKey:
         if isinstance(key, _composites):
             _, _, self.split, parts = row
             tensors = parts(key)
-        elif not (is_lasting(key) and (isinstance(key, (str, tensor_lib.Tensor)) or hasattr(key, "_as_graph_element"))):
+        elif not (isinstance(key, (str, tensor_lib.Tensor)) or hasattr(key, "_as_graph_element")):
             raise Declined(f"a feed key has the type {type(key).__name__}")
         tensors = [graph.as_graph_element(tensor, allow_tensor=True, allow_operation=False) for tensor in tensors]
         for tensor in tensors:

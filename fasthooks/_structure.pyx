@@ -352,14 +352,14 @@ class Elements:
     def find(self, Leaf leaf not None):
         """Returns the tensors and operations that a leaf stands for; raises as `resolve`."""
         fetch = leaf.fetch
-        conversions(fetch)
+        conversions(fetch)  # raises for one that somebody registered
         if isinstance(fetch, (tensor_lib.Tensor, ops.Operation)) and fetch.graph is self.graph:
             return [fetch]
         kind = type(fetch)
         with self.graph.as_default():
             mapper = session_lib._FetchMapper.for_fetch(fetch)
-        # Only what never changes may be recognised by its identity: TensorFlow's own leaves, not its containers.
-        if type(mapper) is not session_lib._ElementFetchMapper or not is_lasting(fetch):
+        # A container of TensorFlow's own, whose elements may change.
+        if type(mapper) is not session_lib._ElementFetchMapper:
             raise Declined(f"a fetch has the type {kind.__name__}")
         found = mapper.unique_fetches()
         if len(found) > 1 or not (kind is str or found[0] is fetch or hasattr(fetch, "_as_graph_element")):
