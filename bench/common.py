@@ -70,6 +70,11 @@ class Implementation:
         """A context in which programs that know only TensorFlow run on this implementation."""
         return self.train.patch() if self.has_scheduling else contextlib.nullcontext()
 
+    def adopt(self, enable):
+        """Says whether sessions that are not this implementation's run compiled steps if they have hooks of it."""
+        if self.has_scheduling:
+            self.train.adopt(enable)
+
     def accelerate(self, session):
         """A plain session as this implementation has it."""
         return self.train.accelerate(session) if self.has_scheduling else session

@@ -1,6 +1,7 @@
 """Budgets of the step, in the loop users write: B1 to B7, B9, B16 to B18."""
 
 import contextlib
+import dataclasses
 import functools
 import time
 
@@ -233,35 +234,33 @@ def b9(peer, ours, settings):
             common.warm_up(lanes, settings.warm_up)
             theirs, mine = common.interleave(lanes, settings.rounds, settings.round_steps).T
         rows.append(row("B9", f"TF's {name}, its H7 / ours", theirs, mine, theirs / mine, 10))
-    return {"rows": [*rows, _beside_our_hooks(ours, settings)]}
+    return {"rows": [*rows, _beside_our_hooks(peer, ours, settings)]}
 
 
-class _OtherProcess:
-    """What `interleave` needs of a lane, for the worker `stock_steps`."""
+@dataclasses.dataclass
+class _Adopting:
+    """A lane that runs while sessions with our hooks are adopted, or are not."""
 
-    def __init__(self, ask):
-        self._ask = ask
+    lane: common.Lane
+    ours: common.Implementation
+    enable: bool
 
     def run(self, steps):
-        return int(self._ask(steps))
+        self.ours.adopt(self.enable)
+        return self.lane.run(steps)
 
 
-def _beside_our_hooks(ours, settings):
-    """A stock session without hooks, in a process whose other session has hooks of ours, against one that knows none.
-
-    Two processes never run at quite the same speed; so their ratio is taken over what it was before fasthooks was imported.
-    """
-    with workers.listening("stock_steps") as without, workers.listening("stock_steps") as beside:
-        lanes = [_OtherProcess(without), _OtherProcess(beside)]
+def _beside_our_hooks(peer, ours, settings):
+    """The peer's session without hooks, in a process that has a session with ours: while such sessions are adopted, and not."""
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(common.workspace())
+        stack.enter_context(common.monitored_lane(ours, common.tiny, hooks_h7, directory, session_impl=peer)).run(1000)
+        lane = stack.enter_context(common.monitored_lane(peer, common.tiny, common.no_hooks, directory))
+        lanes = [_Adopting(lane, ours, enable) for enable in (False, True)]
         common.warm_up(lanes, settings.warm_up)
-        before = common.interleave(lanes, settings.rounds, settings.round_steps)
-        without("tensorflow")
-        beside(ours.name)
-        common.warm_up(lanes, settings.warm_up)
-        theirs, mine = common.interleave(lanes, settings.rounds, settings.round_steps).T
-    values = mine / theirs / np.median(before[:, 1] / before[:, 0])
-    what = "TF's session without hooks beside one with our H7 / in a process without fasthooks"
-    return row("B9", what, theirs, mine, values, 1.0, within=0.03, before=before.tolist())
+        without, beside = common.interleave(lanes, settings.rounds, settings.round_steps).T
+    what = "TF's session without hooks beside one with our H7, which is adopted / which is not"
+    return row("B9", what, without, beside, beside / without, 1.0, within=0.03)
 
 
 def b16(peer, ours, settings):

@@ -1,7 +1,6 @@
 """Measurements that need a process of their own. Started by `budgets.py`: `python bench/workers.py NAME JSON_ARGUMENTS`.
 
-Each prints one JSON object as the last line of its output, but for those that answer lines until their input is closed:
-`server` and `stock_steps`.
+Each prints one JSON object as the last line of its output, but for `server`, which answers lines until its input is closed.
 """
 
 import contextlib
@@ -31,13 +30,10 @@ def call(name, **arguments):
 
 @contextlib.contextmanager
 def listening(name):
-    """A worker that acts on lines; yields a function that sends it one, if not empty, and returns the line it answers."""
+    """A worker that goes on until its input is closed; yields a function that returns the next line that it prints."""
     process = start(name, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
-    def ask(line=""):
-        if line:
-            process.stdin.write(f"{line}\n")
-            process.stdin.flush()
+    def ask():
         answer = process.stdout.readline().strip()
         if not answer:
             raise RuntimeError(f"the worker {name} does not answer; run `python bench/workers.py {name}` to see why")
@@ -153,27 +149,7 @@ def server():
     os._exit(0)  # the server has no way to be stopped and joined
 
 
-def stock_steps():
-    """Steps of a stock session without hooks, as many as a line asks for; answers with how long they took, in ns.
-
-    A line that is no number names an implementation: imports it and gives its hooks H7 to another stock session.
-    """
-    from bench import common
-
-    stock = common.implementation("tensorflow")
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(common.workspace())
-        lane = stack.enter_context(common.monitored_lane(stock, common.tiny, common.no_hooks, directory))
-        for line in sys.stdin:
-            if line.strip().isdigit():
-                print(lane.run(int(line)), flush=True)
-            else:
-                hooks = common.implementation(line.strip())
-                other = common.monitored_lane(hooks, common.tiny, common.hooks_h7, directory, session_impl=stock)
-                print(stack.enter_context(other).run(1000), flush=True)
-
-
-WORKERS = {worker.__name__: worker for worker in (rss_steps, rss_fetch_sets, import_time, server, stock_steps)}
+WORKERS = {worker.__name__: worker for worker in (rss_steps, rss_fetch_sets, import_time, server)}
 
 if __name__ == "__main__":
     outcome = WORKERS[sys.argv[1]](**json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}"))
