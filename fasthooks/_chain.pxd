@@ -1,19 +1,27 @@
 """TensorFlow's chain of sessions, and the short way through it."""
 
 from fasthooks._dispatch cimport HookDispatcher
-from fasthooks._plan cimport PlanCache
+from fasthooks._prepared cimport PreparedRuns
+
+
+cdef class StepRunner:
+    cdef readonly str scheduling
+    cdef HookDispatcher dispatcher      # for all hooks, as it was last asked for; None: not yet
+    cdef dict subsets               # ids of the hooks in a `run(hooks=...)` -> their dispatcher, which holds them
+    # Of a session of TensorFlow's own: version of its `__dict__` when no method was last seen to be set in it.
+    cdef unsigned long long version
+    cdef HookDispatcher dispatcher_for(self, object raw, object hooks)
+    cdef HookDispatcher dispatcher_of_some(self, PreparedRuns runs, list chosen)
+    cdef int drop(self) except -1
 
 
 cdef class HookedSessionBase:
     # TensorFlow's private attributes, live.
     cdef public object _sess, _hooks, _should_stop, _wrapped_is_stoppable
     cdef dict __dict__              # the object's own attributes, at a fixed place: `own_version` relies on it
-    cdef readonly HookDispatcher dispatcher
-    cdef readonly PlanCache cache
-    cdef dict subsets               # ids of the hooks in a `run(hooks=...)` -> (those hooks, their dispatcher)
-    cdef readonly str scheduling
+    cdef StepRunner steps
     cdef bint is_patched(self) except -1
-    cdef HookDispatcher current_dispatcher(self)
+    cdef HookDispatcher dispatcher(self)
     cdef object step(self, object fetches, object feed_dict)
 
 

@@ -13,15 +13,15 @@ from tensorflow.python.training import coordinator as coordinator_lib
 from tensorflow.python.training import monitored_session
 
 from fasthooks import declining, savers
-from fasthooks._dispatch import SubsetSession
 
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject, PyObject_TypeCheck, PyTypeObject
 
-from fasthooks._context cimport RunProtos, given_protos
+from fasthooks._context cimport protos_for
 from fasthooks._dispatch cimport HookDispatcher
 from fasthooks._guard cimport ClassGuard, dict_version, new_dict_version, new_own_version, own_version, watch_names
-from fasthooks._plan cimport PlanCache, count_unseen
+from fasthooks._plan cimport count_unseen
+from fasthooks._prepared cimport PreparedRuns
 
 cdef extern from "Python.h":
     PyObject* Py_False
@@ -51,11 +51,11 @@ cdef ClassGuard _helpers_guard = ClassGuard(_HookedSession, monitored_session, _
 cdef ClassGuard _hooked_guard = ClassGuard(_HookedSession, monitored_session, ("run", *_hooked_helpers))
 cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
 
-cdef class Call:
-    """Carries one `run` through TensorFlow's chain of sessions, in the place of its `fetches`.
+cdef class Envelope:
+    """Carries what the chain does not know through it, in the place of a run's `fetches`.
 
-    The chain passes its arguments on unread and repeats the call after a recovery. That makes it the one place where
-    an argument the chain does not know, or an error that the step has already met, can travel.
+    The chain passes its arguments on unread and repeats the call after a recovery. That makes it the one place where a
+    choice of hooks, or an error that the step has already met, can travel.
     """
 
     cdef object fetches
@@ -67,21 +67,6 @@ cdef class Call:
         self.hooks = hooks
         self.error = error
 
-    def run(self):
-        """Raises the error in the place of the session that raised it."""
-        raise self.error
-
-
-cdef HookDispatcher renewed(HookDispatcher dispatcher, object raw, object hooks, str scheduling):
-    # The dispatcher, or a new one: programs replace the wrapped session and the hooks list.
-    if dispatcher is not None and dispatcher.raw is raw:
-        return dispatcher if dispatcher.hooks is hooks else HookDispatcher(raw, hooks, dispatcher.cache)
-    return HookDispatcher(raw, hooks, PlanCache(raw, scheduling))
-
-
-cdef inline RunProtos protos_for(object options, object run_metadata):
-    return None if options is None and run_metadata is None else given_protos(options, run_metadata)
-
 
 cdef int check_may_run(object session) except -1:
     # What TensorFlow's hooked session does before a step, and, to a stop flag that a program wrote, after it.
@@ -92,101 +77,143 @@ cdef int check_may_run(object session) except -1:
     return 0
 
 
+cdef class StepRunner:
+    """Runs the steps of one hooked session, ours or TensorFlow's own.
+
+    Args:
+      scheduling: As `PlanCache`.
+    """
+
+    def __cinit__(self, str scheduling="auto"):
+        self.scheduling = scheduling
+        self.subsets = {}
+
+    cdef HookDispatcher dispatcher_for(self, object raw, object hooks):
+        # Programs replace the wrapped session and the hooks list.
+        cdef HookDispatcher dispatcher = self.dispatcher
+        cdef PreparedRuns runs
+        if dispatcher is not None and dispatcher.runs.raw is raw:
+            if dispatcher.hooks is hooks:
+                return dispatcher
+            runs = dispatcher.runs
+        else:
+            runs = PreparedRuns(raw, self.scheduling)
+        self.subsets = {}
+        self.dispatcher = dispatcher = HookDispatcher(runs, hooks)
+        return dispatcher
+
+    cdef HookDispatcher dispatcher_of_some(self, PreparedRuns runs, list chosen):
+        # The same for a list of some hooks of the session.
+        key = tuple([id(hook) for hook in chosen])
+        found = self.subsets.get(key)
+        if found is None or (<HookDispatcher>found).runs is not runs:
+            if len(self.subsets) >= 16:
+                self.subsets = {}
+            found = self.subsets[key] = HookDispatcher(runs, chosen, True)
+        return <HookDispatcher>found
+
+    cdef int drop(self) except -1:
+        # Drops all plans: they hold the raw session, and with it its memory.
+        self.dispatcher = None
+        self.subsets = {}
+        return 0
+
+    def report(self):
+        """Returns a dict that tells how the steps of the raw session ran; see `fasthooks.report`."""
+        cdef HookDispatcher dispatcher = self.dispatcher
+        return (PreparedRuns(None) if dispatcher is None else dispatcher.runs).cache.report()
+
+    def __reduce__(self):
+        return StepRunner, (self.scheduling,)
+
+
 cdef class HookedSessionBase:
     """Compiled part of our hooked session: its `run`, and the dispatchers behind it."""
+
+    def __cinit__(self):
+        self.steps = StepRunner()
 
     def __init__(self, sess, hooks, str scheduling):
         """Args as TensorFlow's `_HookedSession`, and `scheduling` as `PlanCache`."""
         _HookedSession.__init__(self, sess, hooks)
-        self.scheduling = scheduling
-        self.subsets = {}
-        self.cache = PlanCache(sess, scheduling)
-        self.dispatcher = HookDispatcher(sess, hooks, self.cache)
-
-    cdef HookDispatcher current_dispatcher(self):
-        cdef HookDispatcher dispatcher = renewed(self.dispatcher, self._sess, self._hooks, self.scheduling)
-        if dispatcher is not self.dispatcher:
-            self.cache = dispatcher.cache
-            self.subsets = {}
-            self.dispatcher = dispatcher
-        return dispatcher
+        self.steps = StepRunner(scheduling)
 
     cdef bint is_patched(self) except -1:
         # Whether a method that a step goes round was set on this object.
         return _sets_method(vars(self)) or not _our_guard.intact()
 
+    cdef HookDispatcher dispatcher(self):
+        return self.steps.dispatcher_for(self._sess, self._hooks)
+
     cdef object step(self, object fetches, object feed_dict):
         # One step with all hooks and no options of the caller's.
         if self._should_stop is not False or self._sess is None:
             check_may_run(self)
-        return self.current_dispatcher().step(self, fetches, feed_dict, None)
+        return self.dispatcher().step(self, fetches, feed_dict, None)
 
     def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs one step with the hooks; see `tf.compat.v1.Session.run`."""
-        cdef Call call
-        cdef HookDispatcher dispatcher
+        cdef Envelope envelope
+        cdef HookDispatcher dispatcher = self.dispatcher()
         cdef object hooks = None
-        if type(fetches) is Call:
-            call = <Call>fetches
-            if call.error is not None:
-                error = call.error
-                call.error = None
+        if type(fetches) is Envelope:
+            envelope = <Envelope>fetches
+            if envelope.error is not None:
+                error = envelope.error
+                envelope.error = None
                 raise error
-            fetches = call.fetches
-            hooks = call.hooks
-        if hooks is not None:
-            return self.run_subset(hooks, fetches, feed_dict, options, run_metadata)
-        dispatcher = self.current_dispatcher()
+            fetches = envelope.fetches
+            if envelope.hooks is not None:
+                hooks = self.chosen(envelope.hooks)
         if self.is_patched():
-            self.cache.count_run()
-            self.cache.decline(declining.CHAIN_PATCHED)
-            return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
+            dispatcher.runs.cache.count_run()
+            dispatcher.runs.cache.decline(declining.CHAIN_PATCHED)
+            if hooks is not None:
+                dispatcher = HookDispatcher(dispatcher.runs, hooks, True)
+            return dispatcher.stock_step(self, fetches, feed_dict, protos_for(options, run_metadata))
         check_may_run(self)
+        if hooks is not None:
+            dispatcher = self.steps.dispatcher_of_some(dispatcher.runs, hooks)
         return dispatcher.step(self, fetches, feed_dict, protos_for(options, run_metadata))
 
-    def run_subset(self, hooks, fetches, feed_dict, options, run_metadata):
-        """Runs one step that only some of the hooks see.
+    def chosen(self, hooks):
+        """Returns those of this session's hooks that are to see a run.
 
         Args:
           hooks: False: no hook; else a list of hooks of this session.
-          fetches: As `tf.compat.v1.Session.run`, and so are the others.
 
         Raises:
           ValueError: `hooks` names something that is not a hook of this session.
         """
         wanted = hooks or []
-        chosen = [hook for hook in self._hooks if any(hook is other for other in wanted)]
         for other in wanted:
-            if not any(hook is other for hook in chosen):
+            if not any(hook is other for hook in self._hooks):
                 raise ValueError(f"hooks must be False or a list of hooks of this session; got {other!r}.")
-        self.current_dispatcher()
-        if self.is_patched():
-            self.cache.count_run()
-            self.cache.decline(declining.CHAIN_PATCHED)
-            part = SubsetSession(self, chosen)
-            return _HookedSession.run(part, fetches, feed_dict, options, run_metadata)
-        check_may_run(self)
-        key = tuple([id(hook) for hook in chosen])
-        known = self.subsets.get(key)
-        if known is None:
-            if len(self.subsets) >= 16:
-                self.subsets = {}
-            known = self.subsets[key] = HookDispatcher(self._sess, chosen, self.cache, True)
-        return (<HookDispatcher>known).step(self, fetches, feed_dict, protos_for(options, run_metadata))
+        return [hook for hook in self._hooks if any(hook is other for other in wanted)]
+
+    def with_hooks(self, hooks):
+        """Returns a session like this one, with other hooks, for one run by TensorFlow's own `run`."""
+        cdef HookedSessionBase part = type(self).__new__(type(self))
+        part._sess, part._hooks, part._should_stop = self._sess, hooks, self._should_stop
+        part._wrapped_is_stoppable = self._wrapped_is_stoppable
+        vars(part).update(vars(self))
+        return part
+
+    def on_first_step(self, tell):
+        """Has a function called once, with the global step that the next run returns; None: it returns none."""
+        self.dispatcher().runs.on_first_step = tell
 
     def close(self):
         """Closes the raw session and drops all plans."""
         try:
             super(HookedSessionBase, self).close()
         finally:
-            # Somebody may hold this object for long; the raw session, and with it its memory, is not to wait for that.
-            self.cache = PlanCache(None, self.scheduling)
-            self.dispatcher = HookDispatcher(None, self._hooks, self.cache)
-            self.subsets = {}
+            # Somebody may hold this object for long.
+            self.steps.drop()
 
     def report(self):
         """Returns a dict that tells how the steps of this raw session ran."""
-        return self.cache.report()
+        return self.steps.report()
 
 
 class HookedSession(HookedSessionBase, monitored_session._HookedSession):
@@ -197,53 +224,42 @@ HookedSession.__name__ = HookedSession.__qualname__ = "_HookedSession"
 
 cdef type _our_class = HookedSession
 cdef ClassGuard _our_guard = ClassGuard(HookedSession, None, _link_methods[:-1], (_hooked_guard, _wrapped_guard))
-# Where a hooked session of TensorFlow's own keeps what `run_hooked` needs: it lives and dies with the session.
-cdef str _ATTACHED = "_fasthooks_attached"
-
-
-cdef class Attached:
-    """Belongs to one of TensorFlow's own hooked sessions."""
-
-    cdef HookDispatcher dispatcher      # None at first, and in a copy
-    cdef unsigned long long version     # of the session's `__dict__` when no method was last seen to be set in it
-
-    def __reduce__(self):
-        return Attached, ()
+# Where a hooked session of TensorFlow's own keeps its StepRunner: it lives and dies with the session.
+cdef str _STEPS = "_fasthooks_steps"
 
 
 cdef HookDispatcher attached_dispatcher(object session):
     # The dispatcher of a hooked session of TensorFlow's own; None: something of it is not TensorFlow's.
     cdef dict fields
-    cdef Attached attached
+    cdef StepRunner steps
     cdef unsigned long long version
     if type(session) is not _HookedSession or not _helpers_guard.intact() or not _wrapped_guard.intact():
         return None
     fields = session.__dict__
-    found = fields.get(_ATTACHED)
-    if type(found) is Attached:
-        attached = <Attached>found
+    found = fields.get(_STEPS)
+    if type(found) is StepRunner:
+        steps = <StepRunner>found
     else:
-        attached = fields[_ATTACHED] = Attached()
+        steps = fields[_STEPS] = StepRunner()
         savers.warn_of_two(session._hooks)
     version = dict_version(<PyObject*>fields)
-    if version != attached.version or version == 0:
+    if version != steps.version or version == 0:
         version = new_dict_version(<PyObject*>fields)
         if _sets_method(fields):
             return None
-        attached.version = version
-    attached.dispatcher = renewed(attached.dispatcher, session._sess, session._hooks, "auto")
-    return attached.dispatcher
+        steps.version = version
+    return steps.dispatcher_for(session._sess, session._hooks)
 
 
 def detach(session):
     """Drops what `run_hooked` attached to a hooked session, and with it the plans, which hold the raw session."""
-    getattr(session, "__dict__", {}).pop(_ATTACHED, None)
+    getattr(session, "__dict__", {}).pop(_STEPS, None)
 
 
 def attached_report(session):
     """Returns the report of a hooked session of TensorFlow's own whose steps were run here; None for any other object."""
-    found = vars(session).get(_ATTACHED) if type(session) is _HookedSession else None
-    return (<Attached>found).dispatcher.cache.report() if type(found) is Attached else None
+    found = vars(session).get(_STEPS) if type(session) is _HookedSession else None
+    return found.report() if type(found) is StepRunner else None
 
 
 def holds_instance(session, type cls not None):
@@ -271,7 +287,7 @@ def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
     cdef HookDispatcher dispatcher = attached_dispatcher(session)
     if dispatcher is None:
         # A session of ours that calls TensorFlow's function has counted its run.
-        if not isinstance(session, (HookedSessionBase, SubsetSession)):
+        if not isinstance(session, HookedSessionBase):
             count_unseen(declining.FOREIGN_HOOKED)
         return original(session, fetches, feed_dict, options, run_metadata)
     check_may_run(session)
@@ -364,31 +380,34 @@ cdef class SessionRunner:
         cdef Chain chain
         if hooks is not None:
             # A list, because a recovery repeats the call.
-            fetches = Call(fetches, hooks if hooks is False else list(hooks), None)
+            fetches = Envelope(fetches, hooks if hooks is False else list(hooks), None)
         elif options is None and run_metadata is None:
             chain = self.intact_chain()
             if chain is not None:
                 try:
                     return chain.hooked.step(fetches, feed_dict)
-                except Exception as error:
-                    return self.meet(chain, fetches, feed_dict, error)
+                except Exception as raised:
+                    error = raised
+                # Outside of the handler: what the chain does next, a repeated step for example, is not to see the error.
+                return self.meet(chain, fetches, feed_dict, error)
         return super(SessionRunner, self).run(fetches, feed_dict, options, run_metadata)
 
     cdef object meet(self, Chain chain, object fetches, object feed_dict, object error):
         # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for the links of the
         # chain to say that the step began with; `close` may have emptied the real ones meanwhile.
         cdef object outer = chain.outer
-        coordinated = _CoordinatedSession(Call(fetches, None, error), chain.coordinator)
+        coordinated = _CoordinatedSession(chain.hooked, chain.coordinator)
         try:
-            coordinated.run()
-        except Exception as meant:
-            if outer is chain.coordinated or not isinstance(meant, monitored_session._PREEMPTION_ERRORS):
+            coordinated.run(Envelope(fetches, None, error))
+        except Exception as raised:
+            if outer is chain.coordinated or not isinstance(raised, monitored_session._PREEMPTION_ERRORS):
                 raise
-            if outer._sess is None:
-                logging.info("An error was raised while another thread recovers the session: %s", meant)
-                meant = None
-            # Meets the error once more, recovers and repeats the call.
-            return outer.run(Call(fetches, None, meant), feed_dict=feed_dict)
+            error = raised
+        if outer._sess is None:
+            logging.info("An error was raised while another thread recovers the session: %s", error)
+            error = None
+        # Meets the error once more, recovers and repeats the call.
+        return outer.run(Envelope(fetches, None, error), feed_dict=feed_dict)
 
     def run_without_hooks(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs one step that no hook sees; recovery and the stop check stay. Arguments as `run`."""

@@ -19,8 +19,8 @@ cdef class RunProtos:
     cdef int returned(self, bytes data) except -1
 
 
-# The protos of a run that was given at least one of these.
-cdef RunProtos given_protos(object options, object run_metadata)
+# The protos that a run was given; None: neither.
+cdef RunProtos protos_for(object options, object run_metadata)
 
 cdef RunContextBase new_context(object fetches, object feed_dict, object session)
 

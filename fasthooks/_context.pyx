@@ -68,8 +68,11 @@ cdef class RunProtos:
         return 0
 
 
-cdef RunProtos given_protos(object options, object run_metadata):
-    cdef RunProtos protos = RunProtos.__new__(RunProtos)
+cdef RunProtos protos_for(object options, object run_metadata):
+    cdef RunProtos protos
+    if options is None and run_metadata is None:
+        return None
+    protos = RunProtos.__new__(RunProtos)
     protos.run_options = options
     protos.run_metadata = run_metadata
     protos.wanted = True

@@ -29,6 +29,8 @@ cdef class Plan:
     cdef list call(self, dict feeds, unsigned long step)
     # Runs with these serialized RunOptions (None: the default ones); returns the values and the serialized RunMetadata.
     cdef tuple call_with(self, dict feeds, bytes options)
+    # The global step among the values that a run returned; None: it was not fetched.
+    cdef object global_step(self, list values)
     cdef int check_open(self) except -1
     cdef list native_call(self, dict feeds, object options, object metadata)
 

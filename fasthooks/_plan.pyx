@@ -19,6 +19,7 @@ from tensorflow.python.client import pywrap_tf_session
 from tensorflow.python.framework import errors
 
 from fasthooks import declining
+from fasthooks._schedule import reads_global_step
 from fasthooks._structure import Declined, Elements
 
 from cpython.dict cimport PyDict_GetItemWithError
@@ -162,6 +163,14 @@ cdef class Plan:
         if self.fed is not None:
             values.extend([feeds[output] for output in self.fed])
         return values, data
+
+    cdef object global_step(self, list values):
+        cdef Schedule schedule = self.schedule
+        ordered = values if self.order is None else [values[i] for i in self.order]
+        for tensor, value in zip(schedule.fetches[:len(self.outputs)], ordered):
+            if reads_global_step(tensor):
+                return value
+        return None
 
 
 cdef int count_in_totals() except -1:

@@ -188,7 +188,7 @@ cdef class Schedule:
         """
         flips = total = 0
         for values, fetch in zip(zip(*[values for _, values in self.row]), self.fetches):
-            if None not in values and _reads_global_step(fetch):
+            if None not in values and reads_global_step(fetch):
                 changes = [after - before for before, after in zip(values, values[1:])]
                 total += len(changes)
                 if len({*changes, 0}) > 2:
@@ -229,7 +229,7 @@ def _growth(numbered):
     return growth if share >= 0.5 and growth else None
 
 
-def _reads_global_step(tensor):
+def reads_global_step(tensor):
     # Whether a tensor is the graph's global step, or the read of it that the stock hooks share.
     graph = tensor.graph
     if tensor is training_util._get_global_step_read(graph):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.platform import tf_logging as logging
 
-from fasthooks import _dispatch, _plan
+from fasthooks import _prepared
 
 if TYPE_CHECKING:
     from fasthooks.reporting import Report
@@ -15,11 +15,11 @@ class Accelerated:
     """What an accelerated session is, besides one of TensorFlow's."""
 
     # Until the session has its own, while another thread runs it already.
-    _dispatcher: Any = _dispatch.HookDispatcher(None, (), _plan.PlanCache(None))
+    _runs: Any = _prepared.PreparedRuns(None)
 
     def report(self) -> "Report":
         """Returns a dict that tells how the runs since `accelerate` went; see `fasthooks.report`."""
-        return self._dispatcher.cache.report()
+        return self._runs.cache.report()
 
 
 def _accelerated(stock: Any) -> Any:
@@ -29,7 +29,7 @@ def _accelerated(stock: Any) -> Any:
     class AcceleratedSession(Accelerated, stock):
         def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
             """Runs operations and evaluates tensors; see `tf.compat.v1.Session.run`."""
-            result = self._dispatcher.run_plain(fetches, feed_dict, options, run_metadata)
+            result = self._runs.run(fetches, feed_dict, options, run_metadata)
             if result is not None:
                 return result[0]
             return stock.run(self, fetches, feed_dict, options, run_metadata)
@@ -40,7 +40,7 @@ def _accelerated(stock: Any) -> Any:
             stock.close(self)
 
     AcceleratedSession.__name__ = AcceleratedSession.__qualname__ = f"_Accelerated{stock.__name__}"
-    _dispatch.know_session_class(AcceleratedSession, stock)
+    _prepared.know_session_class(AcceleratedSession, stock)
     return AcceleratedSession
 
 
@@ -49,8 +49,8 @@ CLASSES = {stock: _accelerated(stock) for stock in (session_lib.Session, session
 
 
 def _drop_plans(session):
-    # They hold the session, and with it its variables.
-    session._dispatcher = _new_dispatcher(None)
+    # They hold the session, and with it its memory.
+    session._runs = _prepared.PreparedRuns(None)
 
 
 def restore(session: Any) -> None:
@@ -59,10 +59,6 @@ def restore(session: Any) -> None:
         if type(session) is accelerated:
             session.__class__ = stock
             _drop_plans(session)
-
-
-def _new_dispatcher(session):
-    return _dispatch.HookDispatcher(session, (), _plan.PlanCache(session))
 
 
 def accelerate(session: Any) -> Any:
@@ -88,7 +84,7 @@ def accelerate(session: Any) -> Any:
         raise TypeError(f"session must be a tf.compat.v1.Session or InteractiveSession; got {session!r}.")
     if type(session) in CLASSES:
         session.__class__ = CLASSES[type(session)]
-        session._dispatcher = _new_dispatcher(session)
+        session._runs = _prepared.PreparedRuns(session)
     elif not isinstance(session, Accelerated):
         logging.warning("fasthooks.accelerate: a session of type %s keeps its own way to run.", type(session).__name__)
     return session

@@ -27,10 +27,8 @@ import inspect
 import types
 from typing import Any
 
-from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session as stock
-from tensorflow.python.training import training_util
 from tensorflow.python.training.monitored_session import MonitoredSession as _StockMonitoredSession
 from tensorflow.python.training.monitored_session import SingularMonitoredSession as _StockSingular
 from tensorflow.python.util import tf_export
@@ -69,8 +67,7 @@ class _MonitoredSession(_chain.SessionRunner):
                 sess._sess = _chain.HookedSession(self.tf_sess, self._hooks, self.scheduling)
             if self._created:
                 self.recoveries += 1
-                logging.info("fasthooks: the session was recovered (recovery %d) and goes on from global step %s.",
-                             self.recoveries, _global_step(self.tf_sess))
+                sess._sess.on_first_step(functools.partial(_log_recovery, self.recoveries))
             self._created = True
             return sess
 
@@ -100,16 +97,12 @@ class _MonitoredSession(_chain.SessionRunner):
         return reporting.report(self)
 
 
-def _global_step(session):
-    # For the log line only: a session that cannot tell is used all the same.
-    graph = session.graph
-    try:
-        tensor = training_util._get_global_step_read(graph)
-        if tensor is None:
-            tensor = training_util.get_global_step(graph)
-        return "unknown (the graph has none)" if tensor is None else session.run(tensor)
-    except (errors.OpError, RuntimeError, TypeError) as error:
-        return f"unknown ({type(error).__name__})"
+def _log_recovery(number, global_step):
+    if global_step is None:
+        logging.info("fasthooks: the session was recovered (recovery %d).", number)
+    else:
+        logging.info("fasthooks: the session was recovered (recovery %d); its first step returned global step %s.",
+                     number, global_step)
 
 
 class MonitoredSession(_MonitoredSession, _StockMonitoredSession):

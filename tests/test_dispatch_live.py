@@ -116,3 +116,80 @@ def test_hook_changes_while_another_thread_prepares_a_run(monkeypatch):
         session.run(second)
         assert session.should_stop(), "the hook saw its new tensor"
         session.close()
+
+
+class Inserts(v1.train.SessionRunHook):
+    """Puts a hook before itself while it is asked in its second step, and so is asked twice there.
+
+    Args:
+      hooks: The live list.
+      answers: What it returns then, first and second.
+    """
+
+    def __init__(self, hooks, answers):
+        self.hooks, self.answers = hooks, list(answers)
+        self.calls = 0
+        self.seen = []
+
+    def before_run(self, run_context):
+        self.calls += 1
+        if self.calls == 2:
+            self.hooks.insert(0, Counter())
+        return self.answers.pop(0) if self.calls in (2, 3) else None
+
+    def after_run(self, run_context, run_values):
+        self.seen.append(run_values.results)
+
+
+@pytest.mark.parametrize("way", ["patched", "ours", "ours, with TensorFlow's hook"])
+@pytest.mark.parametrize("names", [("a", "b"), ("a", None), (None, "b"), ("a", "a"), (None, None)])
+@pytest.mark.parametrize("follower", [False, True])
+def test_hook_is_asked_twice(way, names, follower):
+    """The last request of a hook counts that another was put before."""
+
+    def run(library):
+        hooks = []
+        with tf.Graph().as_default():
+            tensors = {"a": tf.constant([1.0]), "b": tf.constant([2.0, 2.0])}
+            inserts = Inserts(hooks, [None if name is None else v1.train.SessionRunArgs(tensors[name]) for name in names])
+            last = Counter()
+            nan = (v1.train if way.endswith("TensorFlow's hook") else library).NanTensorHook(tf.constant(1.0))
+            hooks += [nan, inserts, *[last] * follower]
+            with library.MonitoredSession(hooks=hooks) as session:
+                results = [session.run(tensors["a"]).tolist() for _ in range(4)]
+        return results, [None if one is None else one.tolist() for one in inserts.seen], last.before, last.after
+
+    stock = run(v1.train)
+    if way == "patched":
+        with fasthooks.patch():
+            assert run(v1.train) == stock
+    else:
+        assert run(fasthooks) == stock
+
+
+def test_hook_that_stands_where_it_stood_is_asked_twice():
+    """Two hooks change places while the first of them is asked, and again while it is asked there."""
+
+    class Moves(Counter):
+        def before_run(self, run_context):
+            super().before_run(run_context)
+            if self.before in (2, 3):
+                hooks[1], hooks[2] = hooks[2], hooks[1]
+            return v1.train.SessionRunArgs(tensors[self.before])
+
+        def after_run(self, run_context, run_values):
+            super().after_run(run_context, run_values)
+            seen.append(run_values.results)
+
+    told = []
+    for library in LIBRARIES:
+        seen = []
+        with tf.Graph().as_default():
+            tensors = [tf.constant(float(number)) for number in range(9)]
+            moves, other = Moves(), Counter()
+            hooks = [library.NanTensorHook(tensors[0]), moves, other]
+            with library.MonitoredSession(hooks=hooks) as session:
+                for _ in range(4):
+                    session.run(tensors[1])
+        told.append((seen, moves.before, moves.after, other.before, other.after))
+    assert told[0] == told[1]

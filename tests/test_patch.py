@@ -362,7 +362,7 @@ def test_a_used_hooked_session_may_be_copied():
         hooked.run(None)
         for copied in (copy.copy(hooked), copy.deepcopy(hooked)):
             assert copied.run(None) == "result"
-        hooked._fasthooks_attached = 3
+        hooked._fasthooks_steps = 3
         assert hooked.run(None) == "result"
 
 

@@ -509,7 +509,7 @@ def test_recovery_from_an_error_in_a_hook(same, kind, callback):
 
 
 def test_recovery_is_logged_and_counted(tmp_path):
-    """One line for each recovery, with the step it went back to; the report begins anew."""
+    """One line for each recovery, with the step that the next run returns; the report begins anew."""
 
     def program(run):
         train, loss = build_model()
@@ -525,12 +525,79 @@ def test_recovery_is_logged_and_counted(tmp_path):
                 assert session.report()["steps"] == 1
 
     found = [line for line in messages(compare(program, tmp_path, ignore=OUR_LINE)) if line.startswith("fasthooks")]
-    assert found == ["fasthooks: the session was recovered (recovery 1) and goes on from global step 2.",
-                     "fasthooks: the session was recovered (recovery 2) and goes on from global step 4."]
+    assert found == ["fasthooks: the session was recovered (recovery 1); its first step returned global step 2.",
+                     "fasthooks: the session was recovered (recovery 2); its first step returned global step 4."]
+
+
+@pytest.mark.parametrize("callback", ["before_run", "after_run"])
+@pytest.mark.parametrize("then", ["look", "raise", "request_stop"])
+def test_repeated_step_is_no_part_of_the_error(same, callback, then):
+    """The step after a recovery runs outside of the handler of the error that was recovered from."""
+
+    class Hook(v1.train.SessionRunHook):
+        created = 0
+
+        def __init__(self, run):
+            self.run = run
+
+        def after_create_session(self, session, coord):
+            self.created += 1
+            self.coord = coord
+            self.run.note("created", sys.exc_info()[1])
+
+        def before_run(self, run_context):
+            self.act("before_run")
+
+        def after_run(self, run_context, run_values):
+            self.act("after_run")
+
+        def act(self, where):
+            self.run.note(where, sys.exc_info()[1])
+            if where != callback or self.created < 2:
+                return
+            if then == "raise":
+                raise KeyError("new")
+            if then == "request_stop":
+                self.coord.request_stop(OSError("never raised"))
+
+    def program(run):
+        train, loss = build_model()
+        hooks = [Hook(run), Fails("after_run", None, ABORTED)]
+        with run.api.MonitoredSession(hooks=hooks) as session:
+            steps(run, session, [train, loss], 3)
+
+    same(program, ignore=OUR_LINE)
+
+
+def test_recovery_makes_no_run_of_its_own(same):
+    """Runs of the raw session are those that TensorFlow makes."""
+
+    class Session(v1.Session):
+        runs = 0
+
+        def run(self, *args, **kwargs):
+            Session.runs += 1
+            return super().run(*args, **kwargs)
+
+    class Creator(v1.train.SessionCreator):
+        def create_session(self):
+            session = Session()
+            session.run(v1.global_variables_initializer())
+            return session
+
+    def program(run):
+        Session.runs = 0
+        train, loss = build_model()
+        v1.global_variables_initializer()
+        with run.api.MonitoredSession(Creator(), [Fails("before_run", None, ABORTED)]) as session:
+            steps(run, session, [train, loss], 3)
+            run.note(Session.runs)
+
+    same(program, ignore=OUR_LINE)
 
 
 def test_recovery_of_a_graph_without_a_global_step(same):
-    """The line says that there is none, and nothing is added to the graph."""
+    """The line tells none, and nothing is added to the graph."""
 
     def program(run):
         tensor = tf.constant(1.0)
@@ -538,7 +605,7 @@ def test_recovery_of_a_graph_without_a_global_step(same):
             steps(run, session, tensor, 2)
         run.note([op.name for op in v1.get_default_graph().get_operations()])
 
-    assert "goes on from global step unknown (the graph has none)" in "".join(messages(same(program)))
+    assert "fasthooks: the session was recovered (recovery 1)." in messages(same(program))
 
 
 @pytest.mark.parametrize("initialized", [True, False])
