@@ -1,7 +1,7 @@
 """Fixtures for all tests: the mixes of sessions and hooks."""
 
 import pytest
-from helpers import MIXES, STOCK_MIX, assert_equal_records, record, without_lines
+from helpers import MIXES, STOCK_MIX, assert_same, record
 
 _stock_records = {}
 
@@ -15,19 +15,19 @@ def mix(request):
 
 @pytest.fixture(params=[name for name in MIXES if name != STOCK_MIX])
 def same_as_stock(request, tmp_path):
-    """A function that runs a program on TensorFlow alone (once for all mixes) and in a mix, compares, gives the record.
+    """A function that runs a program on TensorFlow alone (once for all mixes) and in a mix, and gives the mix's record.
 
-    Call it at most once in a test. Log lines of ours in which `ignore`, a regular expression, is found are left out.
+    What both tell must be the same, and the mix's steps accelerated; see `assert_same`. Call it at most once in a test.
     """
     key = request.node.nodeid.replace(request.param, "")
 
-    def run_both(program, ignore="never matches"):
+    def run_both(program, declines=(), ignore="never matches"):
         records = {}
         for name in (STOCK_MIX, request.param):
             if name != STOCK_MIX or key not in _stock_records:
                 records[name] = record(program, MIXES[name], tmp_path / name)
         stock = _stock_records.setdefault(key, records.get(STOCK_MIX))
-        assert_equal_records(without_lines(records[request.param], ignore), stock)
+        assert_same(records[request.param], stock, declines, ignore)
         return records[request.param]
 
     return run_both

@@ -28,6 +28,7 @@ from tensorflow.python.util import deprecation
 
 import fasthooks
 from fasthooks import _plan
+from fasthooks.patching import OurHook
 
 v1 = tf.compat.v1
 STOCK = v1.train
@@ -48,6 +49,13 @@ class Api:
         self.sessions = sessions
         self.hooks = hooks
         self.patched = patched
+        self.taken = set()
+
+    def serves(self):
+        """Whether the sessions that were taken since `taken` was emptied are to run compiled steps."""
+        ours = self.sessions is not STOCK or self.patched or any(
+            issubclass(one, OurHook) for one in self.taken if isinstance(one, type))
+        return ours and any(getattr(self.sessions, name, None) in self.taken for name in SESSIONS)
 
     def in_force(self):
         """Returns a context manager within which this implementation is to be used."""
@@ -60,7 +68,9 @@ class Api:
             return WandbHook
         if name == "AsyncCheckpointSaverHook" and self.hooks is STOCK:
             name = "CheckpointSaverHook"
-        return getattr(self.sessions if name in SESSIONS else self.hooks, name)
+        value = getattr(self.sessions if name in SESSIONS else self.hooks, name)
+        self.taken.add(value)
+        return value
 
 
 STOCK_MIX = "tf_session-tf_hooks"
@@ -148,13 +158,35 @@ class Run:
 
 @dataclasses.dataclass
 class Record:
-    """All that was seen of one program; `notes` first, then what it left behind."""
+    """All that was seen of one program: what is compared, then how its steps went."""
 
     notes: list
     result: object
     error: object
     logs: list
     files: dict
+    reports: list = dataclasses.field(default_factory=list, compare=False)
+    steps: int = dataclasses.field(default=0, compare=False)
+    planned: int = dataclasses.field(default=0, compare=False)
+    declined: dict = dataclasses.field(default_factory=dict, compare=False)
+    served: bool = dataclasses.field(default=False, compare=False)  # `Api.serves`
+
+    def assert_accelerated(self, share=1.0):
+        """Asserts that there were steps and that this share of those that ran took a plan."""
+        told = self.planned, self.declined, self.reports
+        assert self.steps, told
+        assert self.planned >= share * (self.planned + sum(self.declined.values())), told
+
+    def unexpected(self, declines):
+        """Returns why steps took TensorFlow's own way, but for the reasons that begin with one of `declines`."""
+        return {reason: number for reason, number in self.declined.items() if not reason.startswith(tuple(declines))}
+
+    def schedulings(self):
+        """Returns how each plan of the reports is scheduled."""
+        return [plan["scheduling"] for report in self.reports for plan in report["plans"]]
+
+
+COMPARED = [field.name for field in dataclasses.fields(Record) if field.compare]
 
 
 # What is compared
@@ -308,6 +340,8 @@ def record(program, api, directory):
     directory.mkdir(parents=True)
     run = Run(api, str(directory), Clock(), [])
     result = error = None
+    api.taken.clear()
+    before = _plan.totals()
     with captured_logs() as logs, mock.patch.object(writer_cache.FileWriterCache, "_cache", {}) as writers:
         with api.in_force(), tf.Graph().as_default(), mock.patch("time.time", run.clock):
             try:
@@ -316,60 +350,57 @@ def record(program, api, directory):
                 error = describe_error(raised)
         for writer in writers.values():
             writer.close()
-    seen = Record(run.notes, describe(result), error, logs, describe_files(directory))
-    return Record(*(_comparable(getattr(seen, field.name), directory) for field in dataclasses.fields(seen)))
+    now = _plan.totals()
+    seen = [_comparable(one, directory) for one in (run.notes, describe(result), error, logs, describe_files(directory))]
+    declined = {reason: number - before["declined"].get(reason, 0) for reason, number in now["declined"].items()
+                if number != before["declined"].get(reason, 0)}
+    return Record(*seen, run.reports, now["steps"] - before["steps"], now["planned_steps"] - before["planned_steps"],
+                  declined, api.serves())
 
 
 def assert_equal_records(ours, stock):
     """Asserts that two records tell the same."""
-    for field in dataclasses.fields(Record):
-        assert getattr(ours, field.name) == getattr(stock, field.name), field.name
+    for name in COMPARED:
+        assert getattr(ours, name) == getattr(stock, name), name
 
 
-@dataclasses.dataclass
-class WayRecord:
-    """What `record_way` saw: the record, and what is not compared, our count of steps and the reports that were kept."""
+def assert_same(ours, stock, declines=(), ignore="never matches"):
+    """Asserts that two records tell the same, and that all steps of the first were accelerated.
 
-    record: Record
-    steps: int
-    planned: int
-    reports: list
-
-    def assert_accelerated(self, share=1.0):
-        """Asserts that there were steps and that this share of them took a plan."""
-        assert self.steps and self.planned >= share * self.steps, (self.planned, self.steps, self.reports)
-
-    def schedulings(self):
-        """Returns how each plan of the reports is scheduled."""
-        return [plan["scheduling"] for report in self.reports for plan in report["plans"]]
+    Args:
+      ours: A Record.
+      stock: TensorFlow's.
+      declines: How the reasons begin for which steps may take TensorFlow's own way. With None in it, there may be no step
+        at all that we see.
+      ignore: Log lines of ours in which this regular expression is found are left out.
+    """
+    assert_equal_records(without_lines(ours, ignore), stock)
+    unexpected = ours.unexpected([reason for reason in declines if reason])
+    assert not unexpected, unexpected
+    assert ours.steps or not ours.served or ours.error or None in declines, "no step was seen"
 
 
-def totals():
-    """Returns (steps, steps that took a plan) of all our, patched and accelerated sessions of the process so far."""
-    counts = _plan.totals()
-    return counts["steps"], counts["planned_steps"]
+def compare(program, directory, declines=(), ignore="never matches"):
+    """Runs a program on TensorFlow alone and on our session and hooks, and asserts that both tell the same.
+
+    Args:
+      program: As for `record`.
+      directory: Where both write, a Path.
+      declines: As `assert_same`, and so is `ignore`.
+
+    Returns:
+      Our record, with all its log lines.
+    """
+    stock, ours = [record(program, MIXES[name], directory / name) for name in (STOCK_MIX, "our_session-our_hooks")]
+    assert_same(ours, stock, declines, ignore)
+    return ours
 
 
-def record_way(program, way, directory):
-    """Runs a program of one argument, a `Run`, in one of `WAYS`; returns a `WayRecord`."""
-    kept = []
-
-    def run_and_keep(run):
-        try:
-            return program(run)
-        finally:
-            kept.extend(run.reports)
-
-    before = totals()
-    seen = record(run_and_keep, WAYS[way], directory)
-    return WayRecord(seen, *(now - then for now, then in zip(totals(), before)), kept)
-
-
-def assert_same_as(stock, ours):
-    """Asserts that two `WayRecord`s tell the same, log lines apart: step by step first, which is easier to read."""
-    for number, (our_note, stock_note) in enumerate(zip(ours.record.notes, stock.record.notes)):
+def assert_same_steps(ours, stock):
+    """Asserts that two records tell the same, log lines apart: step by step first, which is easier to read."""
+    for number, (our_note, stock_note) in enumerate(zip(ours.notes, stock.notes)):
         assert our_note == stock_note, f"note {number}"
-    assert_equal_records(dataclasses.replace(ours.record, logs=[]), dataclasses.replace(stock.record, logs=[]))
+    assert_equal_records(dataclasses.replace(ours, logs=[]), dataclasses.replace(stock, logs=[]))
 
 
 _stock_ways = {}
@@ -385,16 +416,16 @@ def same_in_way(way, program, key, directory):
       directory: A Path under which both write.
 
     Returns:
-      Our `WayRecord` and TensorFlow's.
+      Our record and TensorFlow's.
     """
     stock = PLAIN_STOCK if way == "accelerated" else "tf"
     records = {}
     for name in (stock, way):  # one line runs both: it shows in the errors of their ops
-        records[name] = _stock_ways.get((name, key)) or record_way(program, name, directory / name)
+        records[name] = _stock_ways.get((name, key)) or record(program, WAYS[name], directory / name)
     _stock_ways[stock, key] = records[stock]
-    assert records[stock].record.error is None, records[stock].record.error
-    assert records[stock].record.notes
-    assert_same_as(records[stock], records[way])
+    assert records[stock].error is None, records[stock].error
+    assert records[stock].notes
+    assert_same_steps(records[way], records[stock])
     return records[way], records[stock]
 
 

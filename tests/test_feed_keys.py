@@ -147,7 +147,7 @@ def test_what_is_fed(way, kind, tmp_path):
             run.keep_report(session)
 
     ours, stock = same_in_way(way, program, ("feed", kind), tmp_path)
-    assert not any(map(is_error, stock.record.notes)), stock.record.notes[0]
+    assert not any(map(is_error, stock.notes)), stock.notes[0]
     ours.assert_accelerated()
 
 
@@ -165,8 +165,8 @@ def test_what_is_refused(way, kind, tmp_path):
                 attempt(run, session, g.sparse, {g.sparse: Sparse(INDICES, VALUES, SHAPE)})
 
     _, stock = same_in_way(way, program, ("feed", kind), tmp_path)
-    assert {is_error(note) for note in stock.record.notes[::3]} == {kind not in ACCEPTED}
-    assert not any(map(is_error, stock.record.notes[1::3]))
+    assert {is_error(note) for note in stock.notes[::3]} == {kind not in ACCEPTED}
+    assert not any(map(is_error, stock.notes[1::3]))
 
 
 @pytest.mark.parametrize("way", WAYS)

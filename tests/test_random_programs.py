@@ -9,7 +9,7 @@ import types
 import hypothesis
 import numpy as np
 import tensorflow as tf
-from helpers import HOOKED_WAYS, OUR_WAYS, PLAIN_STOCK, assert_same_as, attempt, quick_creator, record_way, v1
+from helpers import HOOKED_WAYS, OUR_WAYS, PLAIN_STOCK, WAYS, assert_same_steps, attempt, quick_creator, record, v1
 from hypothesis import strategies as st
 from tensorflow.python.ops import control_flow_ops
 from tensorflow.python.training import training_util
@@ -223,10 +223,10 @@ def test_programs(program, number):
         path = pathlib.Path(directory)
         records = {}
         for name in (PLAIN_STOCK if way == "accelerated" else "tf", way):  # one line runs both
-            records[name] = record_way(program, name, path / name)
+            records[name] = record(program, WAYS[name], path / name)
         stock, ours = records.values()
-        hypothesis.note(f"{way}: {stock.record.notes}")
-        assert_same_as(stock, ours)
+        hypothesis.note(f"{way}: {stock.notes}")
+        assert_same_steps(ours, stock)
         _planned.append((ours.planned, ours.steps))
 
 

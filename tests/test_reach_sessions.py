@@ -15,6 +15,7 @@ from tensorflow.python.training import monitored_session
 from test_dispatch import Args, Probe, hooked, steps
 
 import fasthooks
+from fasthooks import declining
 
 HookedSession = monitored_session._HookedSession
 Fetches = collections.namedtuple("Fetches", ["update", "loss"])
@@ -202,7 +203,7 @@ def test_hooked_session_on_a_hooked_session(same_as_stock, outer):
             run.note(session._tf_sess())
             till_the_end(run, session, [update, loss])
 
-    same_as_stock(program)
+    same_as_stock(program, declines=(declining.SESSION_KIND,))
 
 
 class Counts(HookedSession):
@@ -286,7 +287,7 @@ def test_subclass_of_the_hooked_session(same_as_stock, kind, where):
                 till_the_end(run, session, [update, loss, x], 8)
         run.note(link.calls, link._should_stop)
 
-    same_as_stock(program)
+    same_as_stock(program, declines=(declining.FOREIGN_HOOKED,))
 
 
 @pytest.mark.parametrize("kind", [OwnRun, OwnRequests, OwnStop, OwnOptions])
@@ -305,7 +306,7 @@ def test_class_of_a_hooked_session_swapped(same_as_stock, kind):
                 steps(run, link, [update, loss, x], 4)
                 run.note(link.calls)
 
-    same_as_stock(program)
+    same_as_stock(program, declines=(declining.FOREIGN_HOOKED,))
 
 
 def test_copy_of_a_hooked_session(same_as_stock):
@@ -462,7 +463,7 @@ def test_hook_that_ends_the_session(same_as_stock, what, callback):
         run.note(session.should_stop(), session._sess)
         session.close()
 
-    same_as_stock(program)
+    same_as_stock(program, declines=(declining.SESSION_REPLACED,))
 
 
 @pytest.mark.parametrize("runs", ["raw", "monitored", "hooked"])

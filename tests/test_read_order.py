@@ -10,7 +10,7 @@ import itertools
 
 import pytest
 import tensorflow as tf
-from helpers import PLAIN_STOCK, messages, quick_creator, record_way, summaries, v1
+from helpers import PLAIN_STOCK, WAYS, messages, quick_creator, record, summaries, v1
 from tensorflow.python.training import training_util
 
 STEPS = 320
@@ -112,11 +112,10 @@ class Seen:
     """One session: all that can be compared exactly, and the order of reads."""
 
     def __init__(self, program, way, directory):
-        self.way_record = record_way(program, way, directory)
-        record = self.way_record.record
-        assert record.error is None
-        warnings = [text for text in messages(record, "WARNING") if "global step" in text]
-        self.exact = (record.notes, record.files, warnings)
+        self.record = seen = record(program, WAYS[way], directory)
+        assert seen.error is None
+        warnings = [text for text in messages(seen, "WARNING") if "global step" in text]
+        self.exact = (seen.notes, seen.files, warnings)
         self.orders = {}
         for name, reads in program.reads.items():
             # 0: before the run's increment, 1: after it.
@@ -125,7 +124,7 @@ class Seen:
                 inside = [after[number] for number in block if number < len(after)]
                 self.orders[name, block] = sum(inside) / len(inside)
         # With a read before the increment a summary of every 20 steps comes after 20 runs, with one after it sometimes after 19.
-        steps = [step for step, tag, _ in summaries(record) if tag == "loss"]
+        steps = [step for step, tag, _ in summaries(seen) if tag == "loss"]
         intervals = list(itertools.pairwise(steps))
         for block in (EARLY, LATE) if steps else ():
             inside = [end - start for start, end in intervals if start in block and (end in block or block is LATE)]
@@ -191,7 +190,7 @@ def test_order(name, way, tmp_path):
         for number in range(count):
             if number == len(ours):
                 ours.append(Seen(program, way, tmp_path / f"ours{number}"))
-                ours[number].way_record.assert_accelerated()
+                ours[number].record.assert_accelerated()
             if not seen(ours[number]):
                 return False
         return True
@@ -207,7 +206,7 @@ def test_order(name, way, tmp_path):
         _made.add("exact")
         if ours[0].exact != stock(3)[0].exact and always(lambda one: one.exact == ours[0].exact, 8):
             assert any(one.exact != stock(10)[0].exact for one in stock(10)), "each is equal to itself, and not to the other"
-    if any("inline" in one.way_record.schedulings() for one in ours):
+    if any("inline" in one.record.schedulings() for one in ours):
         _made.add((way, "inline"))
 
 
