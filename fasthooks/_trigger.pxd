@@ -70,7 +70,7 @@ cdef class GlobalStepWaiterTrigger(HookTrigger):
 
 cdef class WandbTrigger(GlobalStepTrigger):
     cdef public object _steps_per_log
-    cdef public object _seen        # global step that the last run in this session returned; None: no run yet
+    cdef public object _seen        # global step that the last run since `begin` returned; None: no run yet
     cdef public object _increment   # by how much it grew when it last grew; None: not known yet
     cdef public object _next_row    # smallest step whose row is still to be logged; None: not known yet
     cdef void note(self, PyObject* step) noexcept     # takes note of the global step that a run returned

@@ -300,8 +300,9 @@ cdef class GlobalStepWaiterTrigger(HookTrigger):
 cdef class WandbTrigger(GlobalStepTrigger):
     """Acts on the first run, and on the run that is expected to reach the next multiple of `_steps_per_log`.
 
-    The step of a run is known only after it. It is expected to grow as it last grew, at first as `_increment` was set; a
-    multiple that is passed without being expected is made up for on the next run.
+    The step of a run is known only after it. It is expected to grow as it last grew, at first as `_increment` was set,
+    also where a recovery has let it go back meanwhile; a multiple that is passed without being expected is made up for
+    on the next run.
     """
 
     cdef tuple watched_fields(self):

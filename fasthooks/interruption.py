@@ -1,7 +1,7 @@
 """SaveOnSignalHook: a signal ends the training after the step in flight, with a checkpoint of that step.
 
 Two handlers work together while a session with such a hook is open. The compiled one of `_interrupt` notes the first
-signal and lets a second one end the process even where TensorFlow does not return. `_on_signal`, installed through
+signal and lets a second one end the process even where TensorFlow does not return. A `_Handler`, installed through
 Python's `signal` module, makes the handler visible there, takes what the compiled one passes on, and does its work
 alone where another library has saved and restored Python's handlers meanwhile.
 """
@@ -28,28 +28,44 @@ from fasthooks.hooks import PerStepMethods
 _ERRORS = errors.OpError.__init__.__code__.co_filename
 # In the number of a signal: it is to be handled once more.
 _AGAIN = 128
-# What the signals did before; stays true of those whose handler could not be put back.
-_previous: dict[int, Any] = {}
 # Those of the open sessions, and the thread that serves them.
 _watches: list["_Watch"] = []
 _waker: Any = None
 
 
-def _on_signal(number, frame):
-    if _interrupt.note(number):
-        return
-    previous = _previous[number]
-    waker = _waker
-    if waker is not None:
-        waker.is_handled = True
-    if waker is not None and frame is not None and frame.f_code.co_filename == _ERRORS:
-        # C++ has TensorFlow make the error of the cancelled step, and would lose the handler's exception.
-        os.write(waker.pipe, bytes([_AGAIN | number]))
-    elif callable(previous):
-        previous(number, frame)
-    else:
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
+class _Handler:
+    """Stands in Python's table for one signal, once installed, and knows what stood there before.
+
+    One for each installation: a handler of the program's own that was put over this one may pass signals on to it for
+    ever, also from below the next one.
+    """
+
+    def __init__(self, number):
+        self.number = number
+        self.previous = signal.getsignal(number)
+        self.action = _interrupt.Action(number)
+
+    def __call__(self, number, frame):
+        if _interrupt.note(number):
+            return
+        waker = _waker
+        if waker is not None:
+            waker.is_handled = True
+        if waker is not None and frame is not None and frame.f_code.co_filename == _ERRORS:
+            # C++ has TensorFlow make the error of the cancelled step, and would lose the handler's exception.
+            os.write(waker.pipe, bytes([_AGAIN | number]))
+        elif callable(self.previous) and (self.action.is_pythons or _interrupt.is_overridden(number)):
+            # If overridden, the handler in C has passed the signal on.
+            self.previous(number, frame)
+        else:
+            self.action.put_back()
+            signal.raise_signal(number)
+
+    def put_back(self):
+        # A handler that C code installed meanwhile stays.
+        action = _interrupt.Action(self.number) if _interrupt.is_overridden(self.number) else self.action
+        signal.signal(self.number, self.previous)
+        action.put_back()
 
 
 def _watch_all():
@@ -68,17 +84,18 @@ class _Waker(threading.Thread):
 
     def __init__(self):
         super().__init__(name="SaveOnSignalHook", daemon=True)
-        self.is_handled = False     # the main thread has called `_on_signal`
+        self.is_handled = False     # the main thread has called the `_Handler`
         self.passed_on, self.pipe = os.pipe()
         os.set_blocking(self.pipe, False)
         _interrupt.wake_through(self.pipe)
 
     def run(self):
         while number := os.read(self.passed_on, 1)[0]:
+            handler = signal.getsignal(number & ~_AGAIN)
             if number & _AGAIN:
                 time.sleep(0.001)
                 _thread.interrupt_main(signal.Signals(number & ~_AGAIN))
-            elif _previous[number] is signal.default_int_handler:
+            elif isinstance(handler, _Handler) and handler.previous is signal.default_int_handler:
                 # Python code is interrupted without that, and may go on to use its sessions.
                 time.sleep(0.2)
                 if not self.is_handled:
@@ -119,9 +136,11 @@ class _Watch:
             _waker = _Waker()
             _waker.start()
         for number in self.numbers:
-            if signal.getsignal(number) is not _on_signal:
-                _previous[number] = signal.signal(number, _on_signal)
-            _interrupt.take(number, _previous[number] == signal.SIG_DFL)
+            handler = signal.getsignal(number)
+            if not isinstance(handler, _Handler) or _interrupt.is_overridden(number):
+                handler = _Handler(number)
+                signal.signal(number, handler)
+            _interrupt.take(number, handler.action)
         _watches.append(self)
         _watch_all()
 
@@ -136,8 +155,9 @@ class _Watch:
         # In another thread the handlers stay, and pass every signal on.
         if threading.current_thread() is threading.main_thread():
             for number in self.numbers:
-                if number not in watched and signal.getsignal(number) is _on_signal:
-                    signal.signal(number, _previous[number])
+                handler = signal.getsignal(number)
+                if number not in watched and isinstance(handler, _Handler):
+                    handler.put_back()
         if not _watches:
             # Last: a KeyboardInterrupt that it was asked for may come here.
             _waker, waker = None, _waker
@@ -190,7 +210,7 @@ class _Saving(SessionRunHook):
 
     def after_create_session(self, session, coord):
         self._check_saver(session.graph)
-        ignored = [number for number in self._signals if signal.getsignal(number) == signal.SIG_IGN]
+        ignored = [number for number in self._signals if _interrupt.Action(number).is_ignored]
         if ignored:
             logging.info("SaveOnSignalHook: this process ignores %s, and goes on doing so.",
                          ", ".join(number.name for number in ignored))
@@ -265,10 +285,11 @@ class SaveOnSignalHook(PerStepMethods, _interrupt.InterruptTrigger, _Saving):
     SIGTERM ends the process and SIGINT raises KeyboardInterrupt, also while TensorFlow waits for input that does not
     come; the session is closed for that then. Signals that the process ignores stay ignored.
 
-    The previous handlers are back when the session is closed, after an error too. While a session is recovered there is
-    nothing to save, and a signal does what it did before. Children of a fork have the previous handlers. Of several
-    hooks, in one session or nested ones, all that watch the signal save and stop. The hook stops its own session only:
-    in a training with several workers each worker has to get the signal.
+    The previous handlers are back when the session is closed, after an error too, also those that C code installed, as
+    `faulthandler.register` does; `begin` refuses those older than the interpreter, which Python cannot put back. While a
+    session is recovered there is nothing to save, and a signal does what it did before. Children of a fork have the
+    previous handlers. Of several hooks, in one session or nested ones, all that watch the signal save and stop. The hook
+    stops its own session only: in a training with several workers each worker has to get the signal.
 
     Only for sessions in the main thread; elsewhere `begin` raises ValueError.
     """

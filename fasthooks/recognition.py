@@ -52,13 +52,32 @@ def constant_increment(global_step):
     if target is None:
         target = getattr(global_step, "op", None) and global_step.op.outputs[0]
     added = [
-        tensor_util.constant_value(op.inputs[1])
+        tensor_util.constant_value(amount)
         for op in (target.consumers() if target is not None else ())
-        if op.type in ("AssignAdd", "AssignAddVariableOp") and op.inputs[0] is target
+        if op.inputs[0] is target and (amount := _added(op)) is not None
     ]
     if not added or None in added:
         return None
     return int(max(added))
+
+
+def _added(op):
+    # What the op adds to the variable that it updates; None if it does something else.
+    if op.type in ("AssignAdd", "AssignAddVariableOp"):
+        return op.inputs[1]
+    if op.type in ("Assign", "AssignVariableOp") and op.inputs[1].op.type in ("Add", "AddV2"):
+        one, other = op.inputs[1].op.inputs
+        if _is_read(one, op.inputs[0]):
+            return other
+        if _is_read(other, op.inputs[0]):
+            return one
+    return None
+
+
+def _is_read(tensor, variable):
+    while tensor.op.type in ("Identity", "ReadVariableOp"):
+        tensor = tensor.op.inputs[0]
+    return tensor is variable
 
 
 def _know(cls, module, names):

@@ -1,5 +1,8 @@
 """WandbHook: rows of TensorFlow summaries in a Weights & Biases run. The only module that imports wandb."""
 
+import importlib
+import math
+import weakref
 from typing import Any
 
 import tensorflow.compat.v1 as tf
@@ -7,6 +10,22 @@ from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionR
 
 from fasthooks import _guard, _trigger, recognition
 from fasthooks.hooks import PerStepMethods
+
+# The run that a hook began with last. wandb's module keeps its steps when the run is finished.
+_last_run: Any = None
+
+
+def _is_new(run):
+    global _last_run
+    if _last_run is not None and _last_run() is run:
+        return False
+    _last_run = weakref.ref(run)
+    return True
+
+
+def _logged():
+    # wandb's module with the steps of what was logged; the package has a function of the same name.
+    return importlib.import_module("wandb.integration.tensorboard.log")
 
 
 def _import_wandb():
@@ -38,14 +57,18 @@ class _Rows(SessionRunHook):
             self._uncommitted = True
 
     def end(self, session):
-        if not self._uncommitted:
-            return
+        logged = _logged()
+        # Another hook may have committed the row that both have written.
+        if self._uncommitted and logged.STEPS["global"]["last_log"] is not None:
+            run = _import_wandb().run
+            if self._history is not None:
+                self._history.add({})
+            elif run is not None:
+                run._log({})
+            # So that no row of the next session is taken for one that is there, nor an empty one committed before it.
+            logged.reset_state()
+            logged.STEPS[""]["step"] = math.inf
         self._uncommitted = False
-        run = _import_wandb().run
-        if self._history is not None:
-            self._history.add({})
-        elif run is not None:
-            run._log({})
 
 
 class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
@@ -65,11 +88,13 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
     keys and steps. With a step that grows by 7 from 0 it logs 0, 1001, 2002, where wandb's hook, which wants a multiple
     exactly, logs 0, 7000.
 
-    Compatibility: wandb's own hook computes the summary on every run; this one on the first run after session creation
-    and on those whose row is logged. It expects the step to grow as it last grew, at first by the constant that the
-    graph adds to it; if the graph shows none, the summary is computed on the second run too. A multiple that is passed
-    against this expectation is logged on the next run. At the end the last row is committed, which wandb's hook leaves
-    to `run.finish()`. After a recovery to an earlier step no row is logged until the step is past the last row's.
+    Compatibility: wandb's own hook computes the summary on every run; this one on the first run after `begin`, whose
+    step nobody knows before, and on those whose row is logged. It expects the step to grow as it last grew, at first by
+    the constant that the graph adds to it; if the graph shows none, the summary is computed on the second run too. A
+    multiple that is passed against this expectation is logged on the next run. At the end the last row is committed,
+    which wandb's hook leaves to `run.finish()`. wandb keeps the steps of rows beyond a session and a run, and loses rows
+    where a later one repeats them; this hook begins anew. After a recovery to an earlier step no row is logged until
+    the step is past the last row's.
     """
 
     def __init__(self, summary_op: Any = None, steps_per_log: Any = 1000, history: Any = None) -> None:
@@ -98,12 +123,12 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
         self._global_step_tensor = tf.train.get_global_step()
         if self._global_step_tensor is None:
             raise RuntimeError("Global step should be created to use WandbHook.")
-        self._next_row = None
-        self._uncommitted = False
-
-    def after_create_session(self, session, coord):
-        # The step may have gone back; `_next_row` has not.
-        self._seen = None
+        if _is_new(wandb.run):
+            _logged().reset_state()
+            self._uncommitted = False
+        else:
+            self.end(None)  # the row of a session that ended with an error
+        self._seen = self._next_row = None
         self._increment = recognition.constant_increment(self._global_step_tensor)
 
 

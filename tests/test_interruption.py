@@ -1,5 +1,6 @@
 """SaveOnSignalHook: real signals, to this process where it survives them and to processes of their own where not."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -331,10 +332,49 @@ def test_a_handler_set_during_the_session_stays(lib, tmp_path):
     with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path))]):
         ours = signal.signal(signal.SIGTERM, lambda number, frame: calls.append(number))
     theirs = signal.getsignal(signal.SIGTERM)
-    assert ours is interruption._on_signal and theirs is not ours
+    assert isinstance(ours, interruption._Handler) and theirs is not ours
     signal.raise_signal(signal.SIGTERM)
     assert calls == [signal.SIGTERM]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["one_after_the_other", "nested"])
+def test_a_handler_that_calls_the_previous_one(lib, tmp_path, term_handler, nested):
+    op, _ = build_model()
+    base = signal.getsignal(signal.SIGTERM)
+    order = []
+    first = lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path), [signal.SIGTERM])])
+    ours = signal.getsignal(signal.SIGTERM)
+
+    def over(number, frame):
+        order.append("over")
+        ours(number, frame)
+
+    signal.signal(signal.SIGTERM, over)
+    if not nested:
+        first.close()
+    with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path), [signal.SIGTERM])]) as second:
+        assert train_until_stop(second, op, at={2: send()}) == 3
+        assert (order, term_handler) == ([], [])
+        signal.raise_signal(signal.SIGTERM)
+        assert (order, term_handler) == (["over"], [signal.SIGTERM])
+    if nested:
+        first.close()
+    assert signal.getsignal(signal.SIGTERM) is over
+    signal.raise_signal(signal.SIGTERM)
+    assert (order, term_handler) == (["over"] * 2, [signal.SIGTERM] * 2)
+    signal.signal(signal.SIGTERM, base)
+
+
+def test_a_signal_that_c_code_ignores_stays_ignored(lib, tmp_path):
+    op, _ = build_model()
+    c_signal = ctypes.CDLL(None).signal
+    c_signal.argtypes, c_signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    before = c_signal(signal.SIGTERM, int(signal.SIG_IGN))
+    with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path), [signal.SIGTERM])]) as session:
+        assert train_until_stop(session, op, steps=4, at={2: send()}) == 4
+    signal.raise_signal(signal.SIGTERM)
+    assert c_signal(signal.SIGTERM, before) == int(signal.SIG_IGN)
 
 
 def test_an_ignored_signal_stays_ignored(lib, tmp_path):
@@ -360,7 +400,7 @@ def test_handlers_are_back_after_an_error_in_a_step(lib, tmp_path):
     def program():
         with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path))]) as session:
             session.run(op)
-            assert signal.getsignal(signal.SIGTERM) is interruption._on_signal
+            assert isinstance(signal.getsignal(signal.SIGTERM), interruption._Handler)
             session.run(failing)
 
     with pytest.raises(tf.errors.InvalidArgumentError):
@@ -459,7 +499,7 @@ def test_a_signal_during_a_recovery_does_what_it_did_before(lib, tmp_path, term_
     recovering = Calls(before_run_3=abort, after_create_session_2=send())
     with lib.MonitoredSession(hooks=[recovering, fasthooks.SaveOnSignalHook(str(tmp_path))]) as session:
         assert train_until_stop(session, op, steps=6) == 6
-        assert signal.getsignal(signal.SIGTERM) is interruption._on_signal
+        assert isinstance(signal.getsignal(signal.SIGTERM), interruption._Handler)
     assert term_handler == [signal.SIGTERM]
 
 
@@ -627,17 +667,52 @@ FORK = """
         print(session.should_stop(), hook.received, flush=True)
 """
 
+# faulthandler's handler, in C, shows in no table of Python's.
+FAULTHANDLER = """
+    import faulthandler
+    def dumps(action=None):
+        dump.seek(0), dump.truncate()
+        signal.raise_signal(number)
+        dump.seek(0)
+        return dump.read().count("most recent call first")
+    def register():
+        faulthandler.register(number, file=dump, all_threads=False, chain=chain)
+    dump = open(os.path.join(sys.argv[2], "dump"), "w+")
+    number, when, chain = signal.Signals[sys.argv[3]], sys.argv[4], sys.argv[5] == "chain"
+    hook = fasthooks.SaveOnSignalHook(sys.argv[2], [number])
+    called = []
+    if chain:
+        signal.signal(number, lambda number, frame: called.append(number))
+    table = signal.getsignal(number)
+    if when == "before":
+        register()
+    for i in range(3):
+        with lib.MonitoredSession(hooks=[hook]) as session:
+            session.run(op)
+            if when == "during" and i == 0:
+                register()
+                print("over ours", dumps(), bool(session.should_stop()), flush=True)
+            else:
+                print("first", dumps(), len(called), flush=True)
+                session.run(op)
+                print(session.should_stop(), hook.received == number, flush=True)
+                print("second", dumps(), len(called), flush=True)
+        print("after", dumps(), len(called), signal.getsignal(number) is table, flush=True)
+    faulthandler.unregister(number)
+    signal.signal(number, signal.SIG_IGN)
+"""
+
 
 @pytest.fixture
 def start(request, tmp_path):
     """A function that starts a program; ends with the test."""
     started = []
 
-    def start_program(program, lib):
+    def start_program(program, lib, *arguments):
         name = next(name for name, value in SESSIONS.items() if value is lib)
         code = textwrap.dedent(PROGRAM) + textwrap.dedent(program)
-        process = subprocess.Popen([sys.executable, "-c", code, name, str(tmp_path)], text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-c", code, name, str(tmp_path), *arguments],
+                                   text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         started.append(process)
         return process
 
@@ -692,3 +767,24 @@ def test_children_of_a_fork_have_the_previous_handlers(lib, start):
     process = start(FORK, lib)
     output, errors = process.communicate(timeout=240)
     assert output == "-15\n3\nFalse None\n", errors
+
+
+@pytest.mark.parametrize(("number", "when", "chain"), [
+    ("SIGUSR1", "before", "alone"), ("SIGINT", "before", "alone"), ("SIGUSR1", "before", "chain"),
+    ("SIGUSR1", "during", "alone"), ("SIGUSR1", "during", "chain"),
+])
+def test_a_handler_of_c_code_is_back_and_gets_the_second_signal(start, number, when, chain):
+    calls = 0
+    expected = []
+    for i in range(3):
+        if when == "during" and i == 0:
+            expected.append("over ours 1 False")
+        else:
+            expected += [f"first 0 {calls}", "True True"]
+            calls += chain == "chain"
+            expected.append(f"second 1 {calls}")
+        calls += chain == "chain"
+        expected.append(f"after 1 {calls} True")
+    process = start(FAULTHANDLER, fasthooks, number, when, chain)
+    output, errors = process.communicate(timeout=240)
+    assert (process.returncode, output.splitlines()) == (0, expected), errors

@@ -1164,7 +1164,7 @@ def test_options_and_metadata_of_the_caller(fetch_worlds):
 
     def partly(world):
         metadata = v1.RunMetadata()
-        return [world.session.run(world.vector, None, v1.RunOptions(timeout_in_ms=60000)),
+        return [world.session.run(world.vector, None, v1.RunOptions(timeout_in_ms=10_000_000)),
                 world.session.run(world.vector, None, None, metadata), metadata.ByteSize()]
     assert_same(fetch_worlds, lambda world: world.run([world.vector, world.op]))
     assert assert_same(fetch_worlds, traced, 3)[0][1][1][1] == ("bool", "True")

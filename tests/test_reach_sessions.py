@@ -273,7 +273,7 @@ def test_subclass_of_the_hooked_session(same_as_stock, kind, where):
     def program(run):
         update, loss = build_model()
         x = v1.placeholder_with_default(1.0, [], name="x")
-        hooks = [*usual_hooks(run, loss, 6), Probe(run, "a", Args(x, None, v1.RunOptions(timeout_in_ms=60_000))),
+        hooks = [*usual_hooks(run, loss, 6), Probe(run, "a", Args(x, None, v1.RunOptions(timeout_in_ms=10_000_000))),
                  Probe(run, "b", Args([loss]))]
         if where == "alone":
             with raw_session(hooks) as raw:
@@ -297,7 +297,7 @@ def test_class_of_a_hooked_session_swapped(same_as_stock, kind):
     def program(run):
         update, loss = build_model()
         x = v1.placeholder_with_default(1.0, [], name="x")
-        hooks = [*usual_hooks(run, loss, 20), Probe(run, "a", Args(x, None, v1.RunOptions(timeout_in_ms=60_000)))]
+        hooks = [*usual_hooks(run, loss, 20), Probe(run, "a", Args(x, None, v1.RunOptions(timeout_in_ms=10_000_000)))]
         with raw_session(hooks) as raw:
             link = HookedSession(raw, hooks)
             link.calls = []
