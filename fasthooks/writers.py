@@ -41,10 +41,14 @@ class _WatchedFile:
             self._native.Flush()
             name = self._native.FileName()
             if name != self._name:
-                # The directory that a relative name begins at may change later. Other file systems show files when they like.
-                path = os.path.abspath(name)
-                if "://" in name or not os.path.exists(path):
+                if "://" in name:  # other file systems show files when they like
                     return
+                # The directory that a relative name begins at may change later, or have changed.
+                path = os.path.abspath(name)
+                if not os.path.exists(path):
+                    if not os.path.isabs(name) and not os.path.isdir(os.path.dirname(path)):
+                        return
+                    raise errors.NotFoundError(None, None, f"{name} could not be made, and the events for it are lost")
                 self._name, self._path, self._size = name, path, 0
             try:
                 size = os.stat(self._path).st_size
