@@ -31,7 +31,7 @@ from tensorflow.python.framework import dtypes, errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import saver as saver_lib
 
-from fasthooks import feeds, hooks, writers
+from fasthooks import background, feeds, hooks, writers
 
 _WHEN_BUSY = ("wait", "skip")
 # Ops that write a checkpoint, and how many of their inputs come before the tensors to save.
@@ -200,7 +200,7 @@ class AsyncCheckpointSaverHook(hooks.CheckpointSaverHook):
         for listener in self._listeners:
             listener.before_save(session, step)
         logging.info("Saving checkpoints for %d into %s.", step, self._save_path)
-        write = _Write(session, step, f"{self._save_path}-{step}")
+        write = _Write(self, session, step, f"{self._save_path}-{step}")
         while self.__dict__.setdefault("_write", write) is not write:
             should_stop = self._deliver() or should_stop
         try:
@@ -255,12 +255,14 @@ class _Write:
     """One checkpoint on its way to the disk.
 
     Args:
+      hook: Whose checkpoint it is.
       session: The raw session whose variables are saved.
       step: Their global step.
       path: What to call the checkpoint in messages.
     """
 
-    def __init__(self, session, step, path):
+    def __init__(self, hook, session, step, path):
+        self._hook = hook
         self.session = session
         self.step = step
         self.path = path
@@ -268,12 +270,21 @@ class _Write:
         self.heeds_listeners = True
         self.done = threading.Event()
         self._thread = None
+        background.tell_of_forks(self)
+
+    def forget_thread(self):
+        """Leaves the file, and what listeners are owed for it, to the parent; in a child of a fork."""
+        if self._hook._write is self:
+            self._hook.__dict__.pop("_write")
+            _Delivery.remove(self._hook)
 
     def start(self, save, announce):
         # Not a daemon: an interpreter that exits waits for the file.
         thread = threading.Thread(target=self.run, args=(save, announce), name="fasthooks-checkpoint", daemon=False)
-        thread.start()
-        self._thread = thread
+        if background.start(thread):
+            self._thread = thread
+        else:
+            self.run(save, announce)
 
     def wait(self):
         self.done.wait()
