@@ -139,6 +139,13 @@ def _nobody():
     return None
 
 
+class _Thread(threading.Thread):
+    """A thread that the coordinator of a session does not wait for when the interpreter has stopped it."""
+
+    def is_alive(self):
+        return super().is_alive() and not sys.is_finalizing()
+
+
 class _Prefetcher:
     """Batches in the order in which `feed_fn` returned them, made by at most one thread at a time.
 
@@ -177,7 +184,7 @@ class _Prefetcher:
             self._graph = graph
             self._coord = weakref.ref(coord)
             if self._thread is None:
-                thread = threading.Thread(target=self._work, name="fasthooks-feed", daemon=True)
+                thread = _Thread(target=self._work, name="fasthooks-feed", daemon=True)
                 if background.start(thread):
                     self._thread = thread
             if self._thread is not None:
