@@ -14,9 +14,10 @@
 Nothing of this is on the way of other steps: their trigger is the compiled one of `CheckpointSaverHook`, and only while a
 finished write waits to be delivered does an `after_run` of the object's own make sessions call the hook on every step.
 
-What was fetched is not copied where TensorFlow sees to it: the value that a ReadVariableOp returned never changes, because
-a kernel that updates a resource variable makes a new buffer when somebody holds the old one. Everything else (reference
-variables above all, which are updated in place) is copied, aligned so that feeding does not copy it again.
+What was fetched is not copied where TensorFlow sees to it: the value that a ReadVariableOp returned does not change if all
+kernels that update the variable make a new buffer when somebody holds the old one. Not all do, so every op that is given
+the variable's handle must be on a list of ops that were checked. Everything else (reference variables above all, which are
+updated in place) is copied, aligned so that feeding does not copy it again.
 """
 
 import threading
@@ -30,12 +31,32 @@ from tensorflow.python.framework import dtypes, errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import saver as saver_lib
 
-from fasthooks import feeds, hooks, writers
+from fasthooks import background, feeds, hooks, writers
 
 _WHEN_BUSY = ("wait", "skip")
 # Ops that write a checkpoint, and how many of their inputs come before the tensors to save.
 _SAVE_OPS = {"SaveV2": 3, "SaveSlices": 3, "Save": 2}
 _MERGE_OPS = ("MergeV2Checkpoints",)
+# Ops that leave a resource variable's buffer alone while somebody holds it. StatefulRandomBinomial does not; functions and
+# ops of other libraries may do anything.
+_CHECKED_OPS = frozenset((
+    "AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp", "ReadVariableOp", "ResourceApplyAdaMax",
+    "ResourceApplyAdadelta", "ResourceApplyAdagrad", "ResourceApplyAdagradDA", "ResourceApplyAdagradV2",
+    "ResourceApplyAdam", "ResourceApplyAdamWithAmsgrad", "ResourceApplyAddSign", "ResourceApplyCenteredRMSProp",
+    "ResourceApplyFtrl", "ResourceApplyFtrlV2", "ResourceApplyGradientDescent", "ResourceApplyKerasMomentum",
+    "ResourceApplyMomentum", "ResourceApplyPowerSign", "ResourceApplyProximalAdagrad",
+    "ResourceApplyProximalGradientDescent", "ResourceApplyRMSProp", "ResourceCountUpTo", "ResourceGather",
+    "ResourceGatherNd", "ResourceScatterAdd", "ResourceScatterDiv", "ResourceScatterMax", "ResourceScatterMin",
+    "ResourceScatterMul", "ResourceScatterNdAdd", "ResourceScatterNdMax", "ResourceScatterNdMin", "ResourceScatterNdSub",
+    "ResourceScatterNdUpdate", "ResourceScatterSub", "ResourceScatterUpdate", "ResourceSparseApplyAdadelta",
+    "ResourceSparseApplyAdagrad", "ResourceSparseApplyAdagradDA", "ResourceSparseApplyAdagradV2",
+    "ResourceSparseApplyCenteredRMSProp", "ResourceSparseApplyFtrl", "ResourceSparseApplyFtrlV2",
+    "ResourceSparseApplyKerasMomentum", "ResourceSparseApplyMomentum", "ResourceSparseApplyProximalAdagrad",
+    "ResourceSparseApplyProximalGradientDescent", "ResourceSparseApplyRMSProp", "ResourceStridedSliceAssign",
+    "RngReadAndSkip", "RngSkip", "StatefulStandardNormalV2", "StatefulTruncatedNormal", "StatefulUniform",
+    "StatefulUniformFullInt", "StatefulUniformInt", "VarIsInitializedOp", "VariableShape"))
+# What comes out of these is the handle that goes in.
+_HANDLE_PASSING_OPS = frozenset(("Enter", "Exit", "Identity", "Merge", "NextIteration", "Switch"))
 _stock_save = saver_lib.Saver.save
 
 
@@ -179,7 +200,7 @@ class AsyncCheckpointSaverHook(hooks.CheckpointSaverHook):
         for listener in self._listeners:
             listener.before_save(session, step)
         logging.info("Saving checkpoints for %d into %s.", step, self._save_path)
-        write = _Write(session, step, f"{self._save_path}-{step}")
+        write = _Write(self, session, step, f"{self._save_path}-{step}")
         while self.__dict__.setdefault("_write", write) is not write:
             should_stop = self._deliver() or should_stop
         try:
@@ -234,12 +255,14 @@ class _Write:
     """One checkpoint on its way to the disk.
 
     Args:
+      hook: Whose checkpoint it is.
       session: The raw session whose variables are saved.
       step: Their global step.
       path: What to call the checkpoint in messages.
     """
 
-    def __init__(self, session, step, path):
+    def __init__(self, hook, session, step, path):
+        self._hook = hook
         self.session = session
         self.step = step
         self.path = path
@@ -247,12 +270,21 @@ class _Write:
         self.heeds_listeners = True
         self.done = threading.Event()
         self._thread = None
+        background.tell_of_forks(self)
+
+    def forget_thread(self):
+        """Leaves the file, and what listeners are owed for it, to the parent; in a child of a fork."""
+        if self._hook._write is self:
+            self._hook.__dict__.pop("_write")
+            _Delivery.remove(self._hook)
 
     def start(self, save, announce):
         # Not a daemon: an interpreter that exits waits for the file.
         thread = threading.Thread(target=self.run, args=(save, announce), name="fasthooks-checkpoint", daemon=False)
-        thread.start()
-        self._thread = thread
+        if background.start(thread):
+            self._thread = thread
+        else:
+            self.run(save, announce)
 
     def wait(self):
         self.done.wait()
@@ -347,6 +379,9 @@ class _Reader:
     def __init__(self, session, saver):
         self._session = session
         self._tensors: list[Any] = []
+        # The tensors whose fetched values do not change, and the version of the graph in which that was found.
+        self._lasting: set[Any] = set()
+        self._version = None
         self.refusal = self._look(session, saver)
         if self.refusal is None:
             self._fetch = session._make_callable_from_options(
@@ -387,11 +422,15 @@ class _Reader:
         except errors.OpError:
             # Says which op it was.
             values = self._session.run(self._tensors)
+        graph = self._session.graph
+        if graph.version != self._version:
+            self._version = graph.version
+            self._lasting = _with_lasting_values(graph, self._tensors)
         snapshot = {}
         for i, tensor in enumerate(self._tensors):
             value = values[i]
             # Strings are Python objects of the fetched array's own; scalars are NumPy's.
-            if isinstance(value, np.ndarray) and not value.dtype.hasobject and not _never_changes(tensor):
+            if isinstance(value, np.ndarray) and not value.dtype.hasobject and tensor.ref() not in self._lasting:
                 value = feeds.aligned_copy(value)
             if not tensor.shape.is_compatible_with(np.shape(value)):  # a variable assigned without validate_shape
                 return None
@@ -400,9 +439,40 @@ class _Reader:
         return snapshot
 
 
-def _never_changes(tensor):
-    # Whether the value, and not a variable's memory, is what was fetched.
-    op = tensor.op
-    while op.type == "Identity":
-        op = op.inputs[0].op
-    return op.type == "ReadVariableOp"
+def _with_lasting_values(graph, tensors):
+    """Returns the references of those tensors whose values, once fetched, no op of the graph changes."""
+    handles: dict[bytes, list[Any]] = {}
+    for op in graph.get_operations():
+        if op.type == "VarHandleOp":
+            handles.setdefault(_variable_of(op), []).append(op.outputs[0])
+    lasting = set()
+    for tensor in tensors:
+        op = tensor.op
+        while op.type == "Identity":
+            op = op.inputs[0].op
+        # Else a variable's memory may be what was fetched.
+        if op.type == "ReadVariableOp":
+            handle = op.inputs[0].op
+            if handle.type == "VarHandleOp" and _go_to_checked_ops(handles[_variable_of(handle)]):
+                lasting.add(tensor.ref())
+    return lasting
+
+
+def _variable_of(handle_op):
+    # Of two ops with this name, both give the same variable.
+    return handle_op.get_attr("shared_name") or handle_op.name.encode()
+
+
+def _go_to_checked_ops(handles):
+    waiting = list(handles)
+    seen = set()
+    while waiting:
+        for op in waiting.pop().consumers():
+            if op in seen:
+                continue
+            seen.add(op)
+            if op.type in _HANDLE_PASSING_OPS:
+                waiting.extend(op.outputs)
+            elif op.type not in _CHECKED_OPS:
+                return False
+    return True

@@ -12,6 +12,7 @@ TensorFlow's tensors included. When the lease dies, its memory is free; a batch 
 import collections
 import math
 import operator
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from tensorflow.python.ops import session_ops
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training.session_run_hook import SessionRunArgs
 
-from fasthooks import patching
+from fasthooks import background, patching
 
 # TensorFlow 2.16 and later convert feeds with this helper, which follows NumPy 2's rules; before, with NumPy itself.
 try:
@@ -138,6 +139,13 @@ def _nobody():
     return None
 
 
+class _Thread(threading.Thread):
+    """A thread that the coordinator of a session does not wait for when the interpreter has stopped it."""
+
+    def is_alive(self):
+        return super().is_alive() and not sys.is_finalizing()
+
+
 class _Prefetcher:
     """Batches in the order in which `feed_fn` returned them, made by at most one thread at a time.
 
@@ -156,9 +164,17 @@ class _Prefetcher:
         self._coord: Callable[[], Any] = _nobody  # weak: a session that was never closed takes its coordinator along
         self._thread: threading.Thread | None = None  # while there is one, it alone calls `feed_fn`
         self._failed = False  # after an exception, `feed_fn` is called when the next step wants it, not ahead
+        background.tell_of_forks(self)
+
+    def forget_thread(self):
+        """Goes on without the thread, and without the lock that it may hold: it is in the parent, or stopped for good."""
+        self._changed = threading.Condition()
+        self._thread = None
 
     def start(self, graph, coord):
         """Makes batches until `coord` or `stop` says to stop; takes a thread over that is still busy."""
+        if sys.is_finalizing():
+            self.forget_thread()
         with self._changed:
             if graph is not self._graph:
                 # What waits was made for the tensors of another graph.
@@ -168,13 +184,16 @@ class _Prefetcher:
             self._graph = graph
             self._coord = weakref.ref(coord)
             if self._thread is None:
-                thread = threading.Thread(target=self._work, name="fasthooks-feed", daemon=True)
-                thread.start()
-                self._thread = thread
-            coord.register_thread(self._thread)
+                thread = _Thread(target=self._work, name="fasthooks-feed", daemon=True)
+                if background.start(thread):
+                    self._thread = thread
+            if self._thread is not None:
+                coord.register_thread(self._thread)
 
     def stop(self):
         """Lets the thread end as soon as `feed_fn` returns."""
+        if sys.is_finalizing():
+            self.forget_thread()
         with self._changed:
             self._coord = _nobody
             self._changed.notify_all()
@@ -184,6 +203,8 @@ class _Prefetcher:
 
         With no batch left and no thread, `feed_fn` is called here.
         """
+        if sys.is_finalizing():
+            self.forget_thread()
         with self._changed:
             while not self._batches and self._thread is not None:
                 self._failed = False

@@ -22,7 +22,7 @@ from tensorflow.python.training import training_util
 from tensorflow.python.training.basic_session_run_hooks import CheckpointSaverHook
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
-from fasthooks import _guard, _interrupt
+from fasthooks import _guard, _interrupt, background
 from fasthooks.hooks import PerStepMethods
 
 _ERRORS = errors.OpError.__init__.__code__.co_filename
@@ -87,7 +87,6 @@ class _Waker(threading.Thread):
         self.is_handled = False     # the main thread has called the `_Handler`
         self.passed_on, self.pipe = os.pipe()
         os.set_blocking(self.pipe, False)
-        _interrupt.wake_through(self.pipe)
 
     def run(self):
         while number := os.read(self.passed_on, 1)[0]:
@@ -106,7 +105,7 @@ class _Waker(threading.Thread):
     def stop(self):
         _interrupt.wake_through(-1)
         os.write(self.pipe, b"\0")
-        if threading.current_thread() is not self:
+        if threading.current_thread() is not self and background.is_alive(self):
             self.join()
         self.close()
 
@@ -133,8 +132,12 @@ class _Watch:
         """Begins to watch. Python lets only the main thread install a handler that is not there yet."""
         global _waker
         if _waker is None:
-            _waker = _Waker()
-            _waker.start()
+            waker = _Waker()
+            if background.start(waker):
+                _waker = waker
+                _interrupt.wake_through(waker.pipe)
+            else:
+                waker.close()
         for number in self.numbers:
             handler = signal.getsignal(number)
             if not isinstance(handler, _Handler) or _interrupt.is_overridden(number):
@@ -158,7 +161,7 @@ class _Watch:
                 handler = signal.getsignal(number)
                 if number not in watched and isinstance(handler, _Handler):
                     handler.put_back()
-        if not _watches:
+        if not _watches and _waker is not None:
             # Last: a KeyboardInterrupt that it was asked for may come here.
             _waker, waker = None, _waker
             waker.stop()

@@ -28,6 +28,8 @@ from tensorflow.python.training.session_run_hook import SessionRunHook
 from fasthooks import _chain, _guard, plain_session, recognition, shapes
 
 _lock = threading.RLock()
+# A child of a fork gets neither a lock that nobody releases nor a change half made.
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _may_adopt = os.environ.get("FASTHOOKS_ADOPT") != "0"
 _has_hooks = False  # a hook of ours is in use
 # Which sessions our functions serve; for the others they pass on to the originals.

@@ -16,6 +16,8 @@ from typing import Any
 from tensorflow.python.framework import errors
 from tensorflow.python.summary.writer import event_file_writer
 
+from fasthooks import background
+
 # What a record has around an event: its length and two checksums.
 _FRAME = 16
 
@@ -41,10 +43,14 @@ class _WatchedFile:
             self._native.Flush()
             name = self._native.FileName()
             if name != self._name:
-                # The directory that a relative name begins at may change later. Other file systems show files when they like.
-                path = os.path.abspath(name)
-                if "://" in name or not os.path.exists(path):
+                if "://" in name:  # other file systems show files when they like
                     return
+                # The directory that a relative name begins at may change later, or have changed.
+                path = os.path.abspath(name)
+                if not os.path.exists(path):
+                    if not os.path.isabs(name) and not os.path.isdir(os.path.dirname(path)):
+                        return
+                    raise errors.NotFoundError(None, None, f"{name} could not be made, and the events for it are lost")
                 self._name, self._path, self._size = name, path, 0
             try:
                 size = os.stat(self._path).st_size
@@ -109,7 +115,7 @@ def watch(hook):
         writer.reopen()
         worker = event_writer._worker
         worker._ev_writer = _WatchedFile(worker._ev_writer)  # it flushes its first event, and so knows the new file
-    elif event_writer._closed:  # by the caller, who is warned of that with each event
+    elif event_writer._closed or _is_forsaken(worker):  # closed by the caller, who is warned of that with each event
         return
     elif not isinstance(worker._ev_writer, _WatchedFile):
         worker._ev_writer = _WatchedFile(worker._ev_writer)
@@ -125,12 +131,19 @@ def settle(hook):
         failure = _failure(hook)
         if failure is not None:
             failure.raise_once()
+        if _is_forsaken(event_writer._worker):
+            return
         try:
             event_writer.flush()
         finally:
             failure = _failure(hook)
             if failure is not None:
                 failure.withdraw()
+
+
+def _is_forsaken(worker):
+    # The queue has no thread behind it, and a flush would wait for ever.
+    return not background.is_alive(worker) and not worker.failure_exc_info
 
 
 def _failure(hook):

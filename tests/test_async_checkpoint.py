@@ -19,9 +19,10 @@ import pytest
 import tensorflow as tf
 from helpers import MIXES, STOCK, STOCK_MIX, assert_equal_records, build_model, captured_logs, checkpoints, messages, record
 from tensorflow.python.client import session as session_lib
+from tensorflow.python.framework import op_def_registry
 
 import fasthooks
-from fasthooks import async_checkpoint, savers
+from fasthooks import async_checkpoint, feeds, savers
 
 v1 = tf.compat.v1
 LIMIT = 60  # seconds after which something that should have happened has not
@@ -170,6 +171,131 @@ def test_a_slow_write_has_nothing_of_later_steps(sessions, tmp_path):
                 written(hook)
         assert np.all(value(directory, 0) == 0)
         assert np.all(value(directory, 4) == 4)
+
+
+def draw(handle):
+    """An op that updates the state of a random generator in place, whoever holds it."""
+    return tf.raw_ops.StatefulRandomBinomial(resource=handle, algorithm=tf.constant(1, tf.int64), shape=[2], counts=[9.0, 9.0],
+                                             probs=[0.5, 0.5], dtype=tf.float32)
+
+
+def draw_through_a_switch(handle):
+    v1.disable_control_flow_v2()
+    try:
+        return v1.cond(tf.random.uniform([]) < 2, lambda: draw(handle), lambda: tf.zeros([2]))
+    finally:
+        v1.enable_control_flow_v2()
+
+
+def draw_through_another_handle(handle):
+    return draw(tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[3], shared_name=handle.op.get_attr("shared_name").decode()))
+
+
+DRAWS = {
+    "op": draw,
+    "switch": draw_through_a_switch,
+    "branch": lambda handle: v1.cond(tf.random.uniform([]) < 2, lambda: draw(handle), lambda: tf.zeros([2])),
+    "function": lambda handle: tf.function(lambda: draw(handle))(),
+    "another handle": draw_through_another_handle,
+}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["from_the_start", "added_late"])
+@pytest.mark.parametrize("how", DRAWS)
+def test_a_variable_that_is_updated_in_place(sessions, tmp_path, how, late):
+    with tf.Graph().as_default():
+        step = v1.train.create_global_step()
+        state = v1.get_variable("state", initializer=tf.constant([1, 2, 3], tf.int64), use_resource=True, trainable=False)
+        read = state.read_value()
+        increment = step.assign_add(1)
+        if not late:
+            draw_op = DRAWS[how](state.handle)
+        saver = v1.train.Saver(max_to_keep=None)
+        gate = Gate(saver)
+        hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=1, saver=saver)
+        states = []
+        gate.opened.set()
+        with sessions.MonitoredSession(hooks=[hook]) as session:
+            written(hook)
+            if late:
+                graph = state.graph
+                graph._unsafe_unfinalize()
+                draw_op = DRAWS[how](state.handle)
+                graph.finalize()
+            raw = session._tf_sess()
+            raw.run(draw_op)  # updates the initial value's memory, and not the variable
+            for _ in range(4):
+                gate.opened.clear()
+                session.run(increment)  # begins to save
+                states.append(raw.run(read).tolist())
+                raw.run(draw_op)
+                gate.opened.set()
+                written(hook)
+    assert len(set(map(tuple, states))) == 4
+    assert [value(str(tmp_path), step, "state").tolist() for step in range(1, 5)] == states
+
+
+def op_arguments(name):
+    """Makes an op's inputs: a variable for each handle."""
+    is_random = name.startswith(("Rng", "Stateful"))
+    rows = any(word in name for word in ("Scatter", "Sparse", "Strided"))
+    initial = tf.constant(1 if name == "ResourceCountUpTo" else [1, 2, 3] if is_random else [1.0, 1.0, 1.0],
+                          tf.int64 if is_random or name == "ResourceCountUpTo" else tf.float32)
+    special = {
+        "indices": [[0], [1]] if "Nd" in name else [0, 1], "begin": [0], "end": [2], "strides": [1], "lr_power": -0.5,
+        "global_step": tf.constant(1, tf.int64), "algorithm": tf.constant(1, tf.int64), "alg": tf.constant(1), "shape": [5],
+        "minval": tf.constant(2), "maxval": tf.constant(9)}
+    gradient = tf.fill([2 if rows else 3], 3.0)
+    special |= dict.fromkeys(("grad", "gradient_accumulator", "gradient_squared_accumulator", "updates", "value"), gradient)
+    if name in ("ResourceApplyGradientDescent", "ResourceApplyProximalGradientDescent"):
+        special["delta"] = gradient
+    variables, arguments = [], {}
+    for argument in op_def_registry.get(name).input_arg:
+        if argument.type == tf.resource.as_datatype_enum:
+            variable = v1.get_variable(argument.name, initializer=initial, use_resource=True, trainable=False)
+            variables.append(variable)
+            arguments[argument.name] = variable.handle
+        elif argument.name in special:
+            arguments[argument.name] = special[argument.name]
+        else:
+            arguments[argument.name] = tf.constant(1, tf.dtypes.as_dtype(argument.type) if argument.type else tf.float32)
+    return variables, arguments
+
+
+EXTRA = {"ResourceCountUpTo": {"limit": 9, "T": tf.int64}, "StatefulUniformFullInt": {"dtype": tf.int32},
+         "ReadVariableOp": {"dtype": tf.float32}, "ResourceGather": {"dtype": tf.float32},
+         "ResourceGatherNd": {"dtype": tf.float32}}
+
+
+@pytest.mark.parametrize("name", sorted(async_checkpoint._CHECKED_OPS))
+def test_checked_ops_leave_a_value_that_was_read_alone(name):
+    with tf.Graph().as_default(), v1.Session() as session:
+        variables, arguments = op_arguments(name)
+        op = getattr(tf.raw_ops, name)(**arguments, **EXTRA.get(name, {}))
+        read = session.make_callable([variable.read_value() for variable in variables])
+        for _ in range(2):  # the second time after the op has run
+            session.run(v1.global_variables_initializer())
+            values = read()
+            before = copy.deepcopy(values)
+            session.run(op)
+            np.testing.assert_array_equal(values, before)
+    assert variables
+
+
+def test_usual_training_copies_no_resource_variables(sessions, tmp_path):
+    with tf.Graph().as_default():
+        step = v1.train.create_global_step()
+        with v1.variable_scope("", use_resource=True):
+            table = v1.get_variable("table", initializer=tf.zeros([50, 4]))
+            weights = v1.get_variable("w", initializer=tf.ones([4, 3]))
+        loss = tf.reduce_sum(tf.square(tf.matmul(tf.nn.embedding_lookup(table, [1, 3]), weights) - 1))
+        op = v1.train.AdamOptimizer(0.1).minimize(loss, global_step=step)
+        hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=1)
+        with mock.patch.object(feeds, "aligned_copy", wraps=feeds.aligned_copy) as copied, \
+                sessions.MonitoredSession(hooks=[hook]) as session:
+            for _ in range(3):
+                session.run(op)
+        assert copied.call_count == 0
 
 
 def test_tensorflow_restores_it(sessions, tmp_path):

@@ -480,6 +480,39 @@ def test_a_relative_directory_may_be_left(tmp_path, monkeypatch):
     assert len(list((tmp_path / "logs").iterdir())) == 1
 
 
+# Directories that exist and in which nobody, not even the superuser, can make a file.
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.parametrize("directory", ["/proc/self", "self"], ids=["absolute", "relative"])
+@pytest.mark.parametrize("name", ["StepCounterHook", "SummarySaverHook"])
+def test_a_file_that_cannot_be_made(lib, monkeypatch, name, directory):
+    monkeypatch.chdir("/proc")
+    op, _ = build_model()
+
+    def program():
+        with lib.MonitoredSession(hooks=[make(name, fasthooks, directory, every=1)]) as session:
+            for _ in range(3):
+                session.run(op)
+
+    with pytest.raises(tf.errors.NotFoundError, match=f"{directory}/events.* could not be made, and the events for it are lost"):
+        program()
+
+
+def test_a_relative_directory_that_was_left_before(lib, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    op, _ = build_model()
+    writer = v1.summary.FileWriter("logs")
+    writer.add_event(v1.Event(step=1))
+    writer.flush()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    hook = fasthooks.StepCounterHook(every_n_steps=1, summary_writer=writer)
+    with lib.MonitoredSession(hooks=[hook]) as session:
+        for _ in range(3):
+            session.run(op)
+    writer.close()
+    assert events(tmp_path / "logs") == [2, 3]
+
+
 @pytest.mark.parametrize("make", [mock.Mock, mock.MagicMock])
 def test_a_mocked_writer_sees_what_tensorflow_calls(make):
     calls = {}
