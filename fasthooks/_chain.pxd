@@ -13,6 +13,7 @@ cdef class HookedSessionBase:
     cdef dict subsets               # ids of the hooks in a `run(hooks=...)` -> (those hooks, their dispatcher)
     cdef readonly str scheduling
     cdef bint is_patched(self) except -1
+    cdef int decline(self) except -1
     cdef HookDispatcher current_dispatcher(self)
     cdef object step(self, object fetches, object feed_dict)
 

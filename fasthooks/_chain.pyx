@@ -10,7 +10,7 @@ import threading
 
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import coordinator as coordinator_lib
-from tensorflow.python.training import monitored_session
+from tensorflow.python.training import monitored_session, session_run_hook
 
 from fasthooks import declining, savers
 from fasthooks._dispatch import SubsetSession
@@ -48,7 +48,9 @@ cdef ClassGuard _event_guard = ClassGuard(_Event, threading, ("is_set",))
 cdef tuple _hooked_helpers = ("should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
                               "_raise_if_feeds_intersects")
 cdef ClassGuard _helpers_guard = ClassGuard(_HookedSession, monitored_session, _hooked_helpers)
-cdef ClassGuard _hooked_guard = ClassGuard(_HookedSession, monitored_session, ("run", *_hooked_helpers))
+cdef ClassGuard _hooked_guard = ClassGuard(
+    _HookedSession, monitored_session, ("run", *_hooked_helpers), (),
+    (session_run_hook.SessionRunArgs, session_run_hook.SessionRunContext, session_run_hook.SessionRunValues))
 cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
 
 cdef class Call:
@@ -115,6 +117,12 @@ cdef class HookedSessionBase:
         # Whether a method that a step goes round was set on this object.
         return _sets_method(vars(self)) or not _our_guard.intact()
 
+    cdef int decline(self) except -1:
+        # Counts a step that goes TensorFlow's way because of that.
+        self.cache.count_run()
+        self.cache.decline(declining.CHAIN_PATCHED if _our_guard.known else declining.CODE_UNKNOWN)
+        return 0
+
     cdef object step(self, object fetches, object feed_dict):
         # One step with all hooks and no options of the caller's.
         if self._should_stop is not False or self._sess is None:
@@ -138,8 +146,7 @@ cdef class HookedSessionBase:
             return self.run_subset(hooks, fetches, feed_dict, options, run_metadata)
         dispatcher = self.current_dispatcher()
         if self.is_patched():
-            self.cache.count_run()
-            self.cache.decline(declining.CHAIN_PATCHED)
+            self.decline()
             return super(HookedSessionBase, self).run(fetches, feed_dict, options, run_metadata)
         check_may_run(self)
         return dispatcher.step(self, fetches, feed_dict, protos_for(options, run_metadata))
@@ -161,8 +168,7 @@ cdef class HookedSessionBase:
                 raise ValueError(f"hooks must be False or a list of hooks of this session; got {other!r}.")
         self.current_dispatcher()
         if self.is_patched():
-            self.cache.count_run()
-            self.cache.decline(declining.CHAIN_PATCHED)
+            self.decline()
             part = SubsetSession(self, chosen)
             return _HookedSession.run(part, fetches, feed_dict, options, run_metadata)
         check_may_run(self)
@@ -197,6 +203,13 @@ HookedSession.__name__ = HookedSession.__qualname__ = "_HookedSession"
 
 cdef type _our_class = HookedSession
 cdef ClassGuard _our_guard = ClassGuard(HookedSession, None, _link_methods[:-1], (_hooked_guard, _wrapped_guard))
+
+
+def knows_hooked_session():
+    """Returns whether this TensorFlow's hooked session has the code that a step is written after."""
+    return _our_guard.known
+
+
 # Where a hooked session of TensorFlow's own keeps what `run_hooked` needs: it lives and dies with the session.
 cdef str _ATTACHED = "_fasthooks_attached"
 
@@ -315,6 +328,9 @@ cdef class SessionRunner:
     cdef Chain look(self):
         cdef Chain chain = Chain.__new__(Chain)
         self.chain = None
+        if not (_monitored_guard.intact() and _recoverable_guard.intact() and _coordinated_guard.intact()
+                and _coordinator_guard.known):
+            return None
         chain.outer = link = self._sess
         if type(link) is _RecoverableSession:
             link = link._sess
@@ -335,8 +351,7 @@ cdef class SessionRunner:
         chain.hooked_version = new_own_version(<PyObject*>link._sess)
         # A raw session that can stop by itself is asked by the chain.
         if (link._sess._wrapped_is_stoppable or (<HookedSessionBase>link._sess).is_patched()
-                or type(coordinator._stop_event) is not _Event or _sets_method(chain.coordinator_fields)
-                or not (_monitored_guard.intact() and _recoverable_guard.intact() and _coordinated_guard.intact())):
+                or type(coordinator._stop_event) is not _Event or _sets_method(chain.coordinator_fields)):
             return None
         chain.hooked = link._sess
         chain.event_fields = coordinator._stop_event.__dict__
