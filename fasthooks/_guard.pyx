@@ -179,8 +179,11 @@ def is_defined_in(function, module, name=None):
 
 def is_own_method(cls, name, function, module):
     """Whether `function` is what `module`'s file defines as the method `name` of `cls`, or of the base it has it from."""
-    owner = next((base for base in cls.__mro__ if name in base.__dict__), cls)
-    return is_defined_in(function, module, f"{owner.__qualname__}.{name}")
+    return is_defined_in(function, module, f"{owner_of(cls, name).__qualname__}.{name}")
+
+
+cdef object owner_of(cls, name):
+    return next((base for base in cls.__mro__ if name in base.__dict__), cls)
 
 
 def looks():
@@ -255,9 +258,9 @@ cdef class ClassGuard:
             self.known = self.known and base.known
         for name in names:
             function = original_of(getattr(cls, name, None))
-            own = module is None or is_own_method(cls, name, function, module)
-            self.originals[name] = function if own else None
-            if function is None or own and module is not None and not known_tensorflow.is_known(function):
+            self.originals[name] = function if module is None or is_own_method(cls, name, function, module) else None
+            owner = owner_of(cls, name)
+            if module is not None and not known_tensorflow.is_name_known(owner.__module__, f"{owner.__qualname__}.{name}"):
                 self.known = False
 
     cdef bint look(self) except -1:

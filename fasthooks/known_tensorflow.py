@@ -135,13 +135,16 @@ def is_known(*code: Any) -> bool:
 
 
 def _is_known(code):
-    if code is None:
-        return False  # what somebody looked for and did not find
-    known = _MODULES.get(code.__module__)
+    # None: what somebody looked for and did not find.
+    return code is not None and is_name_known(code.__module__, code.__qualname__)
+
+
+def is_name_known(module: str, name: str) -> bool:
+    """Returns what `is_known` does, of what a module has under a qualified name in its source."""
+    known = _MODULES.get(module)
     if known is None:
         return True
     # A method is part of its class, and the table has either.
-    name = code.__qualname__
     while name and name not in known.code:
         name = name.rpartition(".")[0]
     return name != "" and name not in unknown()

@@ -373,3 +373,11 @@ def test_report_says_why_a_session_is_left_alone(tmp_path):
                 raise AssertionError
     """, copy_of_tensorflow(tmp_path, (CHANGES["_HookedSession"],)))
     assert done.returncode == 0 and "another package" not in done.stderr, done.stderr[-3000:]
+
+
+def test_without_source_files_nothing_is_verified(tmp_path):
+    found = compared(tmp_path, sourceless=(MONITORED,))
+    assert found["unknown"] == sorted(known_tensorflow._MODULES["tensorflow.python.training.monitored_session"].code)
+    assert len(found["warned"]) == 1 and "no source files" in found["warned"][0] and "changed" not in found["warned"][0]
+    for way, runs in found["ways"].items():
+        assert all(run["differences"] == [] and (run["planned"] == 0) == (way != "accelerated") for run in runs), (way, runs)
