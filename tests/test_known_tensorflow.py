@@ -256,10 +256,11 @@ def test_the_table_names_all_that_guards_ask_for():
 
 def test_digests_see_code_and_no_comments():
     source = 'class A(B):\n  """Text."""\n  def f(self):\n    """Text."""\n    return 1  # one\n'
-    digests = known_tensorflow.digests(source)
+    names = ("A", "A.f", "A.g")
+    digests = known_tensorflow.digests(source, names)
     assert digests.keys() == {"A", "A.f"}
-    assert known_tensorflow.digests("class A(B):\n    def f(self): return 1") == digests
-    changed = known_tensorflow.digests(source.replace("1", "True"))
+    assert known_tensorflow.digests("class A(B):\n    def f(self): return 1", names) == digests
+    changed = known_tensorflow.digests(source.replace("1", "True"), names)
     assert changed["A"] != digests["A"] and changed["A.f"] != digests["A.f"]
 
 
