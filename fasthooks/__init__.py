@@ -9,7 +9,7 @@ import importlib.util as _importlib_util
 from typing import Any as _Any
 
 if _importlib_util.find_spec("tensorflow") is None:
-    raise ImportError("fasthooks needs TensorFlow 2.15 to 2.21: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'")
+    raise ImportError("fasthooks needs TensorFlow 2.15 to 2.22: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'")
 
 # Module -> public names that it gives. `__init__.pyi` tells the same to type checkers.
 _NAMES = {
@@ -52,6 +52,7 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name: str) -> _Any:
     if name in _HOMES:
+        _importlib.import_module("fasthooks.known_tensorflow").check()
         value = getattr(_importlib.import_module(_HOMES[name]), name)
     elif name == "__version__":
         value = _importlib.import_module("importlib.metadata").version("fasthooks")

@@ -10,7 +10,7 @@ import threading
 
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import coordinator as coordinator_lib
-from tensorflow.python.training import monitored_session
+from tensorflow.python.training import monitored_session, session_run_hook
 
 from fasthooks import declining, savers
 
@@ -48,7 +48,9 @@ cdef ClassGuard _event_guard = ClassGuard(_Event, threading, ("is_set",))
 cdef tuple _hooked_helpers = ("should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
                               "_raise_if_feeds_intersects")
 cdef ClassGuard _helpers_guard = ClassGuard(_HookedSession, monitored_session, _hooked_helpers)
-cdef ClassGuard _hooked_guard = ClassGuard(_HookedSession, monitored_session, ("run", *_hooked_helpers))
+cdef ClassGuard _hooked_guard = ClassGuard(
+    _HookedSession, monitored_session, ("run", *_hooked_helpers), (),
+    (session_run_hook.SessionRunArgs, session_run_hook.SessionRunContext, session_run_hook.SessionRunValues))
 cdef ClassGuard _wrapped_guard = ClassGuard(monitored_session._WrappedSession, monitored_session, ("run",))
 
 cdef class Envelope:
@@ -167,7 +169,7 @@ cdef class HookedSessionBase:
                 hooks = self.chosen(envelope.hooks)
         if self.is_patched():
             dispatcher.runs.cache.count_run()
-            dispatcher.runs.cache.decline(declining.CHAIN_PATCHED)
+            dispatcher.runs.cache.decline(declining.CHAIN_PATCHED if _our_guard.known else declining.CODE_UNKNOWN)
             if hooks is not None:
                 dispatcher = HookDispatcher(dispatcher.runs, hooks, True)
             return dispatcher.stock_step(self, fetches, feed_dict, protos_for(options, run_metadata))
@@ -224,6 +226,13 @@ HookedSession.__name__ = HookedSession.__qualname__ = "_HookedSession"
 
 cdef type _our_class = HookedSession
 cdef ClassGuard _our_guard = ClassGuard(HookedSession, None, _link_methods[:-1], (_hooked_guard, _wrapped_guard))
+
+
+def knows_hooked_session():
+    """Returns whether this TensorFlow's hooked session has the code that a step is written after."""
+    return _our_guard.known
+
+
 # Where a hooked session of TensorFlow's own keeps its StepRunner: it lives and dies with the session.
 cdef str _STEPS = "_fasthooks_steps"
 
@@ -331,6 +340,9 @@ cdef class SessionRunner:
     cdef Chain look(self):
         cdef Chain chain = Chain.__new__(Chain)
         self.chain = None
+        if not (_monitored_guard.intact() and _recoverable_guard.intact() and _coordinated_guard.intact()
+                and _coordinator_guard.known):
+            return None
         chain.outer = link = self._sess
         if type(link) is _RecoverableSession:
             link = link._sess
@@ -351,8 +363,7 @@ cdef class SessionRunner:
         chain.hooked_version = new_own_version(<PyObject*>link._sess)
         # A raw session that can stop by itself is asked by the chain.
         if (link._sess._wrapped_is_stoppable or (<HookedSessionBase>link._sess).is_patched()
-                or type(coordinator._stop_event) is not _Event or _sets_method(chain.coordinator_fields)
-                or not (_monitored_guard.intact() and _recoverable_guard.intact() and _coordinated_guard.intact())):
+                or type(coordinator._stop_event) is not _Event or _sets_method(chain.coordinator_fields)):
             return None
         chain.hooked = link._sess
         chain.event_fields = coordinator._stop_event.__dict__

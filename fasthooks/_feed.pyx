@@ -15,6 +15,7 @@ from tensorflow.python.framework import tensor as tensor_lib
 from tensorflow.python.ops import session_ops
 from tensorflow.python.ops.ragged import ragged_tensor, ragged_tensor_value
 
+from fasthooks import declining
 from fasthooks._structure import Declined
 
 cimport numpy as cnp
@@ -39,6 +40,8 @@ cdef dict _nothing = {}
 
 cdef class FeedSpec:
     def __cinit__(self, tensor):
+        if not hasattr(tensor, "_shape_val"):
+            raise Declined(declining.CODE_UNKNOWN)
         self.tensor = tensor
         self.output = tensor._as_tf_output()
         self.numpy_type = tensor.dtype.as_numpy_dtype

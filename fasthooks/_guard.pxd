@@ -98,6 +98,7 @@ cdef class ClassGuard:
     cdef readonly type cls      # the class that is watched
     cdef dict originals         # name -> the function that TensorFlow defines; None: it was patched before our import
     cdef tuple bases            # guards of base classes: a change of one also changes the tag of `cls`
+    cdef readonly bint known    # whether the code that stands behind these names is known
     cdef unsigned long long tag     # `type_tag` of `cls` at the last look
     cdef bint unchanged         # result of the last look
     # True while `cls` and its guarded bases resolve every name to TensorFlow's own function.

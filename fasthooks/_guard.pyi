@@ -16,8 +16,12 @@ class ClassGuard:
     # The class that is watched.
     @property
     def cls(self) -> type: ...
+    # Whether the code that stands behind its names is known.
+    @property
+    def known(self) -> bool: ...
     def __init__(
-        self, cls: type, module: ModuleType | None, names: tuple[str, ...], bases: tuple[ClassGuard, ...] = ()
+        self, cls: type, module: ModuleType | None, names: tuple[str, ...], bases: tuple[ClassGuard, ...] = (),
+        code: tuple[Any, ...] = ()
     ) -> None: ...
 
 class Watched:

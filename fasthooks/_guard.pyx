@@ -12,6 +12,8 @@ the changes of names that guards look at, in `epoch`, from which the numbers are
 hooks set attributes of their own on every step.
 """
 
+from fasthooks import known_tensorflow
+
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF
 
@@ -169,16 +171,19 @@ def is_defined_in(function, module, name=None):
     was imported does not pass for the original.
     """
     code = getattr(getattr(function, "fget", function), "__code__", None)
-    # Before Python 3.11, code knows the last part of its name only.
-    if name is not None and code is not None and getattr(code, "co_qualname", name) != name:
+    if code is None or code.co_filename.rpartition(".")[0] != module.__file__.rpartition(".")[0]:
         return False
-    return code is not None and code.co_filename.rpartition(".")[0] == module.__file__.rpartition(".")[0]
+    # Before Python 3.11, code knows the last part of its name only.
+    return name is None or getattr(code, "co_qualname", name) == name and code.co_name == name.rpartition(".")[2]
 
 
 def is_own_method(cls, name, function, module):
     """Whether `function` is what `module`'s file defines as the method `name` of `cls`, or of the base it has it from."""
-    owner = next((base for base in cls.__mro__ if name in base.__dict__), cls)
-    return is_defined_in(function, module, f"{owner.__qualname__}.{name}")
+    return is_defined_in(function, module, f"{owner_of(cls, name).__qualname__}.{name}")
+
+
+cdef object owner_of(cls, name):
+    return next((base for base in cls.__mro__ if name in base.__dict__), cls)
 
 
 def looks():
@@ -238,23 +243,32 @@ cdef class ClassGuard:
       module: The module whose file defines the versions that count as intact; None: those that the class has now.
       names: Names of the methods. One that is already patched when the guard is made never counts as intact.
       bases: Guards of base classes that must be intact too.
+      code: Classes and functions beside the methods whose behaviour is relied on. If the code of any of these or of a
+        method is not known, the class never counts as intact.
     """
 
-    def __cinit__(self, type cls not None, module, tuple names not None, tuple bases=()):
+    def __cinit__(self, type cls not None, module, tuple names not None, tuple bases=(), tuple code=()):
+        cdef ClassGuard base
         self.cls = cls
         self.bases = bases
         watch_class_names(names)
         self.originals = {}
+        self.known = known_tensorflow.is_known(*code)
+        for base in bases:
+            self.known = self.known and base.known
         for name in names:
-            function = original_of(getattr(cls, name))
+            function = original_of(getattr(cls, name, None))
             self.originals[name] = function if module is None or is_own_method(cls, name, function, module) else None
+            owner = owner_of(cls, name)
+            if module is not None and not known_tensorflow.is_name_known(owner.__module__, f"{owner.__qualname__}.{name}"):
+                self.known = False
 
     cdef bint look(self) except -1:
         cdef ClassGuard base
         cdef unsigned long long tag = new_type_tag(<PyTypeObject*>self.cls)
-        self.unchanged = True
+        self.unchanged = self.known
         for name, original in self.originals.items():
-            if original is None or original_of(getattr(self.cls, name)) is not original:
+            if original is None or original_of(getattr(self.cls, name, None)) is not original:
                 self.unchanged = False
         for base in self.bases:
             if not base.intact():

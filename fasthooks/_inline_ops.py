@@ -3,7 +3,7 @@
 Data only, read by `scheduling`. A type is here because somebody put it here after asking whether its kernel can wait, never
 because of its name's form: whatever is missing (queues, accumulators, barriers, mutexes, staging, `Batch`, PyFunc,
 collectives, sends, debug ops, session handles, readers and file ops, multi-device and `*Sync` iterators, TPU and XLA ops,
-every custom op) is left to the pool. The union of TensorFlow 2.15 to 2.21: some names exist only in one of them.
+every custom op) is left to the pool. The union of TensorFlow 2.15 to 2.22: some names exist only in one of them.
 
 The functional control flow ops (`If`, `While`, ...) are judged by their attributes and so are not here.
 """

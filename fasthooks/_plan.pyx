@@ -68,11 +68,14 @@ cdef bint is_native_call_own() except -1:
     return True
 
 
-cdef object native_session(dict fields):
-    # What a session with this `__dict__` makes its calls with. A missing one would be a null pointer inside TensorFlow.
+cdef object native_session(object session, dict fields):
+    # What a session with this `__dict__` makes its calls with. A missing one would be a null pointer inside TensorFlow, whose
+    # 2.22 has words of its own for one of an open session.
     cdef PyObject* native = PyDict_GetItemWithError(fields, "_session")
     cdef PyObject* closed = PyDict_GetItemWithError(fields, "_closed")
     if native is NULL or native is <PyObject*>None or closed is not Py_False:
+        if closed is Py_False and hasattr(session, "_assert_session_available"):
+            session._assert_session_available()
         raise RuntimeError("Attempted to use a closed Session.")
     return <object>native
 
@@ -115,7 +118,7 @@ cdef class Plan:
     cdef int check_open(self) except -1:
         self.session_fields = self.session.__dict__
         cdef unsigned long long version = new_dict_version(<PyObject*>self.session_fields)
-        self.native = native_session(self.session_fields)
+        self.native = native_session(self.session, self.session_fields)
         self.open_version = version
         return 0
 
@@ -234,7 +237,7 @@ cdef class PlanCache:
         # Objects of somebody's own are not remembered, since that would keep them alive: such a run is declined anew.
         cdef list key = [], alive = []
         cdef Plan plan
-        native_session(self.session.__dict__)
+        native_session(self.session, self.session.__dict__)
         try:
             for request in requests:
                 key.append(-1)

@@ -20,6 +20,7 @@ cdef class PreparedRuns:
     cdef readonly PlanCache cache
     cdef bint needs_metadata        # runs of this session have metadata even if they were given no options
     cdef ClassGuard raw_guard       # watches its class; None: not a kind of session that plans are for
+    cdef bint known                 # whether it is one, of code that is known
     cdef dict raw_fields            # its `__dict__`
     cdef unsigned long long raw_version     # version of that dict when no `run` was last seen to be set in it
     cdef list recent                # PreparedSteps, last used first

@@ -27,9 +27,18 @@ cdef object _RunMetadata = config_pb2.RunMetadata
 cdef tuple _session_methods = ("run", "_run", "_do_run", "_do_call", "_call_tf_sessionrun", "_extend_graph",
                                "_update_with_movers")
 watch_names(_session_methods)
+# Attributes that a plan asks a raw session and its graph for.
+cdef frozenset _session_attributes = frozenset({"_session", "_closed", "_target", "_config"})
+cdef tuple _graph_attributes = ("_unfetchable_ops", "_unfeedable_tensors")
+# How a plan reads fetches and builds results.
+cdef tuple _fetching = tuple([
+    getattr(session_lib, name, None) for name in (
+        "_FetchMapper", "_ElementFetchMapper", "_ListFetchMapper", "_DictFetchMapper", "_AttrsFetchMapper", "_FetchHandler",
+        "_uniquify_fetches", "_is_attrs_instance", "_get_attrs_values")])
 # Kinds of raw session -> guard of what a plan stands in for. Any other kind takes TensorFlow's way.
 cdef dict _session_guards = {
-    cls: ClassGuard(cls, session_lib, _session_methods) for cls in (session_lib.Session, session_lib.InteractiveSession)}
+    cls: ClassGuard(cls, session_lib, _session_methods, (), _fetching)
+    for cls in (session_lib.Session, session_lib.InteractiveSession)}
 # Prepared steps that are looked through before the cache is: programs alternate between few kinds of step.
 cdef int _RECENT = 4
 
@@ -78,6 +87,9 @@ cdef class PreparedRuns:
         self.raw_guard = _session_guards.get(type(raw))
         if self.raw_guard is not None:
             self.raw_fields = raw.__dict__
+            self.known = self.raw_guard.known and self.raw_fields.keys() >= _session_attributes and (
+                all([hasattr(raw.graph, name) for name in _graph_attributes]))
+        if self.known:
             config = raw._config
             # Elsewhere a run without options has none.
             self.needs_metadata = bool(raw._target) or config.graph_options.build_cost_model > 0 or (
@@ -85,7 +97,7 @@ cdef class PreparedRuns:
 
     cdef bint plannable(self) except -1:
         cdef unsigned long long version
-        if self.raw_guard is None or not self.raw_guard.intact() or not is_native_call_own():
+        if not self.known or not self.raw_guard.intact() or not is_native_call_own():
             return False
         version = dict_version(<PyObject*>self.raw_fields)
         if version != self.raw_version or version == 0:
@@ -99,6 +111,8 @@ cdef class PreparedRuns:
     cdef str obstacle(self, object fetches, RunProtos protos):
         if self.raw_guard is None:
             return declining.SESSION_KIND
+        if not self.known:
+            return declining.CODE_UNKNOWN
         if not self.plannable():
             return declining.SESSION_PATCHED
         if fetches is None:

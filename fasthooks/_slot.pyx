@@ -3,7 +3,7 @@
 
 from tensorflow.python.training import session_run_hook
 
-from fasthooks import recognition
+from fasthooks import known_tensorflow, recognition
 
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
@@ -14,9 +14,11 @@ from fasthooks._guard cimport (definitions_known, dict_version, instance_dict, i
 from fasthooks._timer cimport ACT, QUIET, Clock
 from fasthooks._trigger cimport HookTrigger
 
-# Methods of TensorFlow's base class, which do nothing.
-_idle_methods = {name: session_run_hook.SessionRunHook.__dict__[name] for name in ("before_run", "after_run")}
-watch_names(_idle_methods)
+# Methods of TensorFlow's base class, which do nothing as far as is known.
+_idle_methods = {}
+if known_tensorflow.is_known(session_run_hook.SessionRunHook):
+    _idle_methods = {name: session_run_hook.SessionRunHook.__dict__[name] for name in ("before_run", "after_run")}
+watch_names(("before_run", "after_run"))
 
 cdef class Slot:
     """What the dispatcher knows of one hook, and whether that is still true."""
@@ -146,5 +148,5 @@ def _defines(cls, name):
         return True
     for base in cls.__mro__:
         if name in base.__dict__:
-            return base.__dict__[name] is not _idle_methods[name]
+            return base.__dict__[name] is not _idle_methods.get(name)
     return True

@@ -29,9 +29,10 @@ from tensorflow.core.util.event_pb2 import SessionLog
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.framework import dtypes, errors
 from tensorflow.python.platform import tf_logging as logging
+from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import saver as saver_lib
 
-from fasthooks import background, feeds, hooks, writers
+from fasthooks import background, feeds, hooks, known_tensorflow, writers
 
 _WHEN_BUSY = ("wait", "skip")
 # Ops that write a checkpoint, and how many of their inputs come before the tensors to save.
@@ -58,6 +59,8 @@ _CHECKED_OPS = frozenset((
 # What comes out of these is the handle that goes in.
 _HANDLE_PASSING_OPS = frozenset(("Enter", "Exit", "Identity", "Merge", "NextIteration", "Switch"))
 _stock_save = saver_lib.Saver.save
+# Whether TensorFlow's hook is the one whose parts are taken apart here.
+_KNOWN = known_tensorflow.is_known(stock.CheckpointSaverHook)
 
 
 class AsyncCheckpointSaverHook(hooks.CheckpointSaverHook):
@@ -140,6 +143,9 @@ class AsyncCheckpointSaverHook(hooks.CheckpointSaverHook):
 
     def end(self, session: Any) -> None:  # type: ignore[override]
         """Waits for the checkpoint under way and saves the last step, if it was not."""
+        if not _KNOWN:
+            super().end(session)
+            return
         try:
             self._deliver()
         except Exception:
@@ -388,6 +394,8 @@ class _Reader:
                 config_pb2.CallableOptions(fetch=[tensor.name for tensor in self._tensors]))
 
     def _look(self, session, saver):
+        if not _KNOWN:
+            return "the code of TensorFlow's CheckpointSaverHook is not known"
         if not isinstance(session, session_lib.BaseSession):
             return f"the session is a {type(session).__name__}"
         if session.sess_str:

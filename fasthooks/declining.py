@@ -3,6 +3,7 @@
 What a fetch or a feed key is declined for is said where it is looked at, with its type: `_structure`, `_feed`.
 """
 
+CODE_UNKNOWN = "this TensorFlow's code for the step is not known to fasthooks"
 SESSION_KIND = "the raw session is of a kind of its own, or is wrapped"
 SESSION_PATCHED = "a method of the raw session or of its class was replaced"
 SESSION_REPLACED = "a hook put another raw session in the place of the step's"

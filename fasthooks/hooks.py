@@ -20,7 +20,7 @@ from tensorflow.python.training import monitored_session
 from tensorflow.python.training.basic_session_run_hooks import SecondOrStepTimer as _StockTimer
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
-from fasthooks import _guard, _timer, _trigger, patching, writers
+from fasthooks import _guard, _timer, _trigger, patching, recognition, writers
 from fasthooks.rebinding import rebound
 
 
@@ -344,5 +344,5 @@ FinalOpsHook = stock.FinalOpsHook
 
 for _cls in (SecondOrStepTimer, StopAtStepHook, StepCounterHook, LoggingTensorHook, NanTensorHook, SummarySaverHook,
              CheckpointSaverHook, GlobalStepWaiterHook, ProfilerHook):
-    _guard.know_class(_cls)
+    recognition.know_hook(_cls)
 _guard.know(PerStepMethods.before_run, PerStepMethods.after_run)

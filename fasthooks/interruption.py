@@ -22,7 +22,7 @@ from tensorflow.python.training import training_util
 from tensorflow.python.training.basic_session_run_hooks import CheckpointSaverHook
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
-from fasthooks import _guard, _interrupt, background
+from fasthooks import _guard, _interrupt, background, recognition
 from fasthooks.hooks import PerStepMethods
 
 _ERRORS = errors.OpError.__init__.__code__.co_filename
@@ -327,5 +327,5 @@ def _checked(signals):
     return tuple(checked)
 
 
-_guard.know_class(SaveOnSignalHook)
+recognition.know_hook(SaveOnSignalHook)
 _guard.know(_Saving.after_run)

@@ -15,17 +15,15 @@ import os
 import sys
 import threading
 import types
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import tensorflow
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
-from fasthooks import _chain, _guard, plain_session, recognition, shapes
+from fasthooks import _chain, _guard, known_tensorflow, plain_session
 
 _lock = threading.RLock()
 # A child of a fork gets neither a lock that nobody releases nor a change half made.
@@ -116,28 +114,12 @@ _CONSTRUCTORS = tuple(_constructor(cls) for cls in plain_session.CLASSES)
 _REPLACEMENTS = (*_STEP, *_CONSTRUCTORS)
 
 
-@functools.cache
-def _may_replace(version):
-    """Tells whether the hooked step may be replaced under this TensorFlow; hooks that changed lose their triggers."""
-    if shapes.is_tested(version):
-        return True
-    changed = shapes.changed()
-    for name in changed & shapes.HOOKS:
-        recognition.distrust(name)
-    finding = "what fasthooks replaces has not changed"
-    if changed:
-        finding = f"it has changed {', '.join(sorted(changed))}, which fasthooks leaves alone"
-    warnings.warn(f"fasthooks is not tested with TensorFlow {version}; {finding}.", RuntimeWarning, stacklevel=3)
-    return changed <= shapes.HOOKS
-
-
 def _update():
     """Puts our functions in place or takes them away, as it is wanted now."""
     global _serves_all, _serves_ours, _serves_plain
     adopts = _may_adopt and _has_hooks
-    steps = (_hooked or adopts) and _may_replace(tensorflow.__version__)
-    constructors = _plain and _may_replace(tensorflow.__version__)
-    for replacements, wanted in ((_STEP, steps), (_CONSTRUCTORS, constructors)):
+    steps = (_hooked or adopts) and _chain.knows_hooked_session()
+    for replacements, wanted in ((_STEP, steps), (_CONSTRUCTORS, _plain)):
         for replacement in replacements:
             if wanted:
                 replacement.install()
@@ -145,7 +127,7 @@ def _update():
                 replacement.restore()
     _serves_all = bool(steps and _hooked and _run.installed)
     _serves_ours = bool(steps and adopts and _run.installed)
-    _serves_plain = bool(constructors)
+    _serves_plain = bool(_plain)
     if not _serves_plain:
         for session in list(_plain_sessions):
             plain_session.restore(session)
@@ -240,17 +222,18 @@ def patch(*, sessions: bool = False) -> Patch:
       A context manager.
 
     Warns:
-      RuntimeWarning: This TensorFlow version is not a tested one. Only what is unchanged in it is replaced.
+      RuntimeWarning: This TensorFlow version is not a tested one, or some of its code is not known. Only steps whose code is
+        known are replaced.
     """
     demands = (_hooked, _plain) if sessions else (_hooked,)
     with _lock:
         # First of all: where warnings are errors, nothing is in force then.
-        _may_replace(tensorflow.__version__)
+        known_tensorflow.check_version()
         for demand in demands:
             demand.standing += 1
         _update()
         for replacement in _REPLACEMENTS if sessions else _STEP:
-            if not replacement.installed and _may_replace(tensorflow.__version__):
+            if not replacement.installed and (replacement in _CONSTRUCTORS or _chain.knows_hooked_session()):
                 logging.warning("fasthooks.patch: another package has put %r in the place of %s; it stays.",
                                 getattr(replacement.cls, replacement.method), replacement.name)
     return Patch(demands)

@@ -7,10 +7,11 @@ from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import training_util
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
-from fasthooks import _guard, _timer, _trigger
+from fasthooks import _guard, _timer, _trigger, known_tensorflow
 
-# By exact class; whether its methods are still TensorFlow's own is asked on every step.
-_TRIGGERS = {
+# By exact class; whether its methods are still TensorFlow's own is asked on every step. A hook whose code is not known has
+# no trigger, and is called on every step.
+_STOCK_TRIGGERS = {
     stock.StopAtStepHook: _trigger.StopAtStepTrigger,
     stock.StepCounterHook: _trigger.StepCounterTrigger,
     stock.LoggingTensorHook: _trigger.LoggingTensorTrigger,
@@ -20,6 +21,7 @@ _TRIGGERS = {
     stock.GlobalStepWaiterHook: _trigger.GlobalStepWaiterTrigger,
     stock.ProfilerHook: _trigger.ProfilerTrigger,
 }
+_TRIGGERS = {hook: trigger for hook, trigger in _STOCK_TRIGGERS.items() if known_tensorflow.is_known(hook)}
 _WANDB_MODULE = "wandb.integration.tensorflow.estimator_hook"
 _HOOK_METHODS = ("before_run", "after_run")
 
@@ -37,12 +39,6 @@ def trigger_for(hook):
         peer._increment = constant_increment(peer._global_step_tensor)
         return peer
     return None
-
-
-def distrust(name):
-    """Makes TensorFlow's own hook class of this name one that is called on every step, as any hook in plain Python."""
-    for cls in [cls for cls in _TRIGGERS if cls.__name__ == name]:
-        del _TRIGGERS[cls]
 
 
 def constant_increment(global_step):
@@ -80,16 +76,24 @@ def _is_read(tensor, variable):
     return tensor is variable
 
 
+def know_hook(cls):
+    """Declares a class of ours that a trigger serves; where the code of a base is not known, it is called on every step."""
+    if known_tensorflow.is_known(cls):
+        _guard.know_class(cls)
+
+
 def _know(cls, module, names):
     # Only what stands in the class's own file is what the triggers were written after.
+    if not known_tensorflow.is_known(cls):
+        return
     _guard.know_class(cls)
     for name in names:
         function = vars(cls).get(name)
-        if function is not None and _guard.is_defined_in(function, module):
+        if function is not None and _guard.is_own_method(cls, name, function, module):
             _guard.know(function)
 
 
-for _cls in (*_TRIGGERS, SessionRunHook):
+for _cls in (*_STOCK_TRIGGERS, SessionRunHook):
     _know(_cls, sys.modules[_cls.__module__], _HOOK_METHODS)
 for _cls in (stock.SecondOrStepTimer, stock.NeverTriggerTimer, stock._HookTimer):
     _know(_cls, stock, ("should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset"))

@@ -2,7 +2,7 @@
 
 from typing import Any, TypedDict
 
-from fasthooks import _chain, plain_session
+from fasthooks import _chain, declining, plain_session
 
 
 class PlanReport(TypedDict):
@@ -67,6 +67,7 @@ def report(session: Any) -> Report:
             return found
         inner = getattr(link, "_sess", link)
         if inner is link:
-            raise TypeError(f"fasthooks has run no step of {session!r}.")
+            why = "" if _chain.knows_hooked_session() else f": {declining.CODE_UNKNOWN}"
+            raise TypeError(f"fasthooks has run no step of {session!r}{why}.")
         link = inner
     raise RuntimeError("The session is closed, or is being recovered.")

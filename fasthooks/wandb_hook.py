@@ -132,5 +132,5 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
         self._increment = recognition.constant_increment(self._global_step_tensor)
 
 
-_guard.know_class(WandbHook)
+recognition.know_hook(WandbHook)
 _guard.know(_Rows.before_run, _Rows.after_run)

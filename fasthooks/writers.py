@@ -16,8 +16,9 @@ from typing import Any
 from tensorflow.python.framework import errors
 from tensorflow.python.summary.writer import event_file_writer
 
-from fasthooks import background
+from fasthooks import background, known_tensorflow
 
+_KNOWN = known_tensorflow.is_known(event_file_writer.EventFileWriter, event_file_writer._EventLoggerThread)
 # What a record has around an event: its length and two checksums.
 _FRAME = 16
 
@@ -98,7 +99,8 @@ class _Failure:
 def watch(hook):
     """Lets failures of the thread behind `hook._summary_writer` surface in the hook, from its `begin` on.
 
-    Writers without such a thread are left alone. One that failed before is opened again, with a new file.
+    Writers without such a thread, and all if TensorFlow's code for them is not known, are left alone. One that failed before
+    is opened again, with a new file.
     """
     failure = _failure(hook)
     if failure is not None:
@@ -106,7 +108,7 @@ def watch(hook):
     writer: Any = getattr(hook, "_summary_writer", None)
     event_writer: Any = getattr(writer, "event_writer", None)
     # Not writers of other libraries, and no mocks.
-    if not isinstance(event_writer, event_file_writer.EventFileWriter):
+    if not _KNOWN or not isinstance(event_writer, event_file_writer.EventFileWriter):
         return
     worker = event_writer._worker
     if worker.failure_exc_info:

@@ -4,7 +4,6 @@ import gc
 import os
 import subprocess
 import sys
-import warnings
 import weakref
 from unittest import mock
 
@@ -14,7 +13,7 @@ from helpers import captured_logs
 from tensorflow.python.training import basic_session_run_hooks, monitored_session
 
 import fasthooks
-from fasthooks import _plan, patching
+from fasthooks import _plan, known_tensorflow, patching
 
 v1 = tf.compat.v1
 HookedSession = monitored_session._HookedSession
@@ -30,7 +29,7 @@ def _begin_anew():
         yield
         fasthooks.unpatch()
         fasthooks.adopt(False)
-    patching._may_replace.cache_clear()
+    known_tensorflow._messages.clear()
     fasthooks.adopt()
 
 
@@ -209,22 +208,6 @@ def test_a_function_of_somebody_elses(op, when):
             assert planned(session, op) == [when == "after"] * 4
             assert HookedSession.run is run and len(calls) == 4
     assert not [line for line in logs if str(line[2]).startswith("fasthooks")]
-
-
-def test_an_unknown_tensorflow_keeps_its_own_way(op):
-    def run(self, *args, **kwargs):
-        return HookedSession.run(self, *args, **kwargs)
-
-    changed = type("_HookedSession", (HookedSession,), {"run": run})
-    hooks = [ours()]
-    with mock.patch.object(tf, "__version__", "2.97.1"), mock.patch.object(monitored_session, "_HookedSession", changed):
-        with pytest.warns(RuntimeWarning, match="_HookedSession"):
-            hooks[0].begin()
-        with warnings.catch_warnings():  # said once
-            warnings.simplefilter("error")
-            with v1.train.MonitoredSession(hooks=hooks) as session:
-                assert planned(session, op) == [False] * 4
-    assert fasthooks.patched() == {}
 
 
 def test_plans_go_with_the_session(op):

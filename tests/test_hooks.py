@@ -79,7 +79,7 @@ def test_stop_at_step_without_a_step_that_moves(same_as_stock):
 
 @pytest.mark.parametrize(("name", "arguments"), [
     ("StopAtStepHook", {"last_step": 3}), ("StepCounterHook", {}), ("GlobalStepWaiterHook", {"wait_until_step": 1}),
-    ("SummarySaverHook", {"save_steps": 1, "summary_op": "x:0"}),
+    ("SummarySaverHook", {"save_steps": 1, "output_dir": "DIR", "summary_op": "x:0"}),
     ("ProfilerHook", {"save_steps": 1, "output_dir": "DIR"}),
     ("CheckpointSaverHook", {"save_steps": 1, "checkpoint_dir": "DIR"}),
 ])
@@ -324,7 +324,8 @@ def test_summary_saver_list_of_ops(same_as_stock):
 def test_summary_saver_without_a_writer(same_as_stock):
     def program(run):
         op, loss = build_model()
-        hook = run.api.SummarySaverHook(save_steps=2, summary_op=v1.summary.scalar("cost", loss))
+        # TensorFlow 2.22 refuses None.
+        hook = run.api.SummarySaverHook(save_steps=2, output_dir="", summary_op=v1.summary.scalar("cost", loss))
         train(run, [hook], op, steps=4)
         run.note(hook._next_step, hook._request_summary)
 

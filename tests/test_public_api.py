@@ -135,7 +135,7 @@ def test_without_tensorflow_one_line_says_what_to_install():
     assert done.stderr.count("Traceback") == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last == (
-        "ImportError: fasthooks needs TensorFlow 2.15 to 2.21: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'"
+        "ImportError: fasthooks needs TensorFlow 2.15 to 2.22: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'"
     )
 
 

@@ -211,7 +211,7 @@ def test_hooks_that_are_gone_are_not_told(lib, tmp_path):
 @pytest.mark.parametrize("name", ["StepCounterHook", "SummarySaverHook"])
 def test_a_writer_of_another_kind_is_left_alone(lib, tmp_path, name):
     op, _ = build_model()
-    hook = make(name, fasthooks, None, every=1)
+    hook = make(name, fasthooks, "", every=1)
     hook._summary_writer = mock.Mock(spec=["add_summary", "add_session_log", "flush"])
     with lib.MonitoredSession(hooks=[hook]) as session:
         for _ in range(3):
@@ -344,7 +344,8 @@ def test_no_step_no_summary_and_no_writer_no_summary(mix, tmp_path):
     def program(run):
         last_summary(run, steps=0, save_at_end=True)
         v1.get_default_graph()._unsafe_unfinalize()
-        hook = fasthooks.SummarySaverHook(save_steps=10, summary_op=v1.summary.scalar("x", 1.0), save_at_end=True)
+        hook = fasthooks.SummarySaverHook(save_steps=10, output_dir="", summary_op=v1.summary.scalar("x", 1.0),
+                                          save_at_end=True)
         train(run, [hook], "train", steps=2)
 
     assert summaries(seen_of(program, mix, tmp_path)) == []
