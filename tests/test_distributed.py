@@ -279,7 +279,8 @@ def test_parameter_server_is_killed(cluster):
         if cluster.impl == "ours":
             assert end["recoveries"] == end["created"] - 1
             lines = [line for line in task.logs() if line.startswith("fasthooks: the session was recovered")]
-            steps = [int(re.fullmatch(r".* \(recovery \d+\); its first step returned global step (\d+)\.", line)[1]) for line in lines]
+            pattern = r".* \(recovery \d+\); its first step returned global step (\d+)\."
+            steps = [int(re.fullmatch(pattern, line)[1]) for line in lines]
             assert len(steps) == end["recoveries"]
             assert (steps[-1] == restored["step"]) if task is chief else (restored["step"] < steps[-1] <= end["step"])
 
