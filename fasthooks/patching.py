@@ -76,9 +76,13 @@ class _Replacement:
             setattr(self.cls, self.method, self.function)
             self.installed = True
 
+    def stands(self):
+        """Returns whether ours stands on the class: a program that saved what was there before may have put that back."""
+        return getattr(self.cls, self.method) is self.function
+
     def restore(self):
         """Puts TensorFlow's own back, unless somebody has put another over ours."""
-        if getattr(self.cls, self.method) is self.function:
+        if self.stands():
             setattr(self.cls, self.method, self.original)
             self.installed = False
 
@@ -139,7 +143,7 @@ class OurHook(SessionRunHook):
 
     def begin(self):
         """Called before the session is made; see `tf.compat.v1.train.SessionRunHook`."""
-        if _may_adopt and not _serves_ours:
+        if _may_adopt and not (_serves_ours and _run.stands()):
             _meet_hook()
         super().begin()
 

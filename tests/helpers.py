@@ -372,9 +372,9 @@ def assert_same(ours, stock, declines=(), ignore="never matches"):
       stock: TensorFlow's.
       declines: How the reasons begin for which steps may take TensorFlow's own way. With None in it, there may be no step
         at all that we see.
-      ignore: Log lines of ours in which this regular expression is found are left out.
+      ignore: Log lines in which this regular expression is found are left out.
     """
-    assert_equal_records(without_lines(ours, ignore), stock)
+    assert_equal_records(without_lines(ours, ignore), without_lines(stock, ignore))
     unexpected = ours.unexpected([reason for reason in declines if reason])
     assert not unexpected, unexpected
     assert ours.steps or not ours.served or ours.error or None in declines, "no step was seen"

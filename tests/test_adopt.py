@@ -228,3 +228,12 @@ def test_the_estimators_own_hook_classes_are_ours():
         "AsyncCheckpointSaverHook", "CheckpointSaverHook", "FeedFnHook", "GlobalStepWaiterHook", "LoggingTensorHook",
         "NanTensorHook", "ProfilerHook", "SaveOnSignalHook", "StepCounterHook", "StopAtStepHook", "SummarySaverHook",
         "WandbHook"))
+
+
+def test_a_method_that_was_put_back_does_not_end_it(op):
+    """A program saves a method, a session is adopted, and the program puts the method back that it saved."""
+    saved = HookedSession.run
+    SESSIONS["monitored"]([ours()], None).close()
+    HookedSession.run = saved
+    with SESSIONS["monitored"]([ours()], None) as session:
+        assert planned(session, op) == [True] * 4

@@ -22,7 +22,7 @@ class Graph:
 
     def __init__(self):
         self.x = v1.placeholder(tf.float32, [2], name="x")
-        self.y = tf.multiply(self.x, 2.0, name="y")
+        self.y = tf.multiply(self.x, 2.0, name="doubled")
         self.any = v1.placeholder(tf.int32, name="any")
         self.text = v1.placeholder(tf.string, [None], name="text")
         self.default = v1.placeholder_with_default([1.0, 2.0], [2], name="default")
@@ -57,11 +57,11 @@ VALID = {
     "name_and_tensor": lambda g, n: (g.y, {"x:0": ones(n), g.x: ones(n + 1)}),
     "tensor_and_name": lambda g, n: (g.y, {g.x: ones(n), "x:0": ones(n + 1)}),
     "two_names": lambda g, n: ((g.y, g.any), {"x:0": ones(n), "any:0": n}),
-    "name_of_middle": lambda g, n: (g.total, {"y:0": ones(n)}),
+    "name_of_middle": lambda g, n: (g.total, {"doubled:0": ones(n)}),
     "names_and_tensors": lambda g, n: ({"t": g.total}, {"default:0": ones(n), g.x: ones(1)}),
     "name_fed_and_fetched": lambda g, n: ([g.x, g.y], {"x:0": ones(n)}),
     "name_fed_and_fetched_list": lambda g, n: ([g.x, g.y], {"x:0": [1, n]}),
-    "name_fed_and_fetched_by_name": lambda g, n: (["x:0", "y:0"], {"x:0": ones(n)}),
+    "name_fed_and_fetched_by_name": lambda g, n: (["x:0", "doubled:0"], {"x:0": ones(n)}),
     "name_fed_tensor_fetched_alone": lambda g, n: (g.x, {"x:0": ones(n)}),
     "tensor_fed_name_fetched": lambda g, n: ("x:0", {g.x: ones(n)}),
     "name_text": lambda g, n: (g.text, {"text:0": [b"a", "\u00e9"]}),

@@ -104,7 +104,7 @@ def compare(directory):
                 stock[program] = record
                 found[program.__name__] = repr(record)
                 continue
-            differences = [name for name in vars(record) if getattr(record, name) != getattr(stock[program], name)]
+            differences = [name for name in helpers.COMPARED if getattr(record, name) != getattr(stock[program], name)]
             found["ways"].setdefault(way, []).append({
                 "program": program.__name__, "differences": differences,
                 "planned": after["planned_steps"] - before["planned_steps"],

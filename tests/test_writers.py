@@ -211,7 +211,7 @@ def test_hooks_that_are_gone_are_not_told(lib, tmp_path):
 @pytest.mark.parametrize("name", ["StepCounterHook", "SummarySaverHook"])
 def test_a_writer_of_another_kind_is_left_alone(lib, tmp_path, name):
     op, _ = build_model()
-    hook = make(name, fasthooks, "", every=1)
+    hook = make(name, fasthooks, str(tmp_path), every=1)
     hook._summary_writer = mock.Mock(spec=["add_summary", "add_session_log", "flush"])
     with lib.MonitoredSession(hooks=[hook]) as session:
         for _ in range(3):
