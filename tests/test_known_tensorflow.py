@@ -12,6 +12,7 @@ import py_compile
 import re
 import subprocess
 import sys
+import tempfile
 import warnings
 from unittest import mock
 
@@ -26,7 +27,6 @@ import fasthooks
 from fasthooks import _plan, declining, known_tensorflow
 
 v1 = tf.compat.v1
-HERE = pathlib.Path(__file__).parent
 PACKAGE = pathlib.Path(tf.__file__).parent
 HOOKED = [name for name in helpers.MIXES if name != helpers.STOCK_MIX]
 MONITORED = "python/training/monitored_session.py"
@@ -153,7 +153,8 @@ def run_apart(code, *first_in_path):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONDONTWRITEBYTECODE": "1",
                    "PYTHONPATH": os.pathsep.join(filter(None, [*first_in_path, *sys.path]))}
     command = [sys.executable, "-W", "always", "-c", code]
-    return subprocess.run(command, cwd=HERE, env=environment, timeout=240, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as directory:  # a Saver that is fed no name writes here
+        return subprocess.run(command, cwd=directory, env=environment, timeout=240, capture_output=True, text=True, check=False)
 
 
 @functools.cache
