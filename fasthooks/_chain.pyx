@@ -156,7 +156,7 @@ cdef class HookedSessionBase:
     def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs one step with the hooks; see `tf.compat.v1.Session.run`."""
         cdef Envelope envelope
-        cdef HookDispatcher dispatcher = self.dispatcher()
+        cdef HookDispatcher dispatcher
         cdef object hooks = None
         if type(fetches) is Envelope:
             envelope = <Envelope>fetches
@@ -167,6 +167,7 @@ cdef class HookedSessionBase:
             fetches = envelope.fetches
             if envelope.hooks is not None:
                 hooks = self.chosen(envelope.hooks)
+        dispatcher = self.dispatcher()
         if self.is_patched():
             dispatcher.runs.cache.count_run()
             dispatcher.runs.cache.decline(declining.CHAIN_PATCHED if _our_guard.known else declining.CODE_UNKNOWN)

@@ -230,7 +230,7 @@ def _growth(numbered):
 
 
 def reads_global_step(tensor):
-    # Whether a tensor is the graph's global step, or the read of it that the stock hooks share.
+    """Returns whether a tensor is the graph's global step, or the read of it that the stock hooks share."""
     graph = tensor.graph
     if tensor is training_util._get_global_step_read(graph):
         return True
