@@ -257,6 +257,7 @@ def _beside_our_hooks(peer, ours, settings):
         stack.enter_context(common.monitored_lane(ours, common.tiny, hooks_h7, directory, session_impl=peer)).run(1000)
         lane = stack.enter_context(common.monitored_lane(peer, common.tiny, common.no_hooks, directory))
         lanes = [_Adopting(lane, ours, enable) for enable in (False, True)]
+        stack.callback(ours.adopt, True)
         common.warm_up(lanes, settings.warm_up)
         without, beside = common.interleave(lanes, settings.rounds, settings.round_steps).T
     what = "TF's session without hooks beside one with our H7, which is adopted / which is not"
