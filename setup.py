@@ -69,7 +69,7 @@ if __name__ == "__main__":  # Cython's worker processes may import this file
                 define_macros=MACROS,
                 extra_compile_args=["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"],
             )
-            for path in sorted(Path("fasthooks").glob("_*.pyx"))
+            for path in sorted(Path("fasthooks").rglob("_*.pyx"))
         ],
         cmdclass={"build_ext": build_ext},
         options={"build": {"build_base": BUILD_BASE}, "build_ext": {"parallel": JOBS}},

@@ -13,9 +13,9 @@ if _importlib_util.find_spec("tensorflow") is None:
 
 # Module -> public names that it gives. `__init__.pyi` tells the same to type checkers.
 _NAMES = {
-    "fasthooks.async_checkpoint": ("AsyncCheckpointSaverHook",),
-    "fasthooks.feeds": ("FeedFnHook", "aligned_copy", "aligned_empty"),
-    "fasthooks.hooks": (
+    "fasthooks.hooks.async_checkpoint": ("AsyncCheckpointSaverHook",),
+    "fasthooks.hooks.feeds": ("FeedFnHook", "aligned_copy", "aligned_empty"),
+    "fasthooks.hooks.stock": (
         "CheckpointSaverHook",
         "FinalOpsHook",
         "GlobalStepWaiterHook",
@@ -27,12 +27,13 @@ _NAMES = {
         "StopAtStepHook",
         "SummarySaverHook",
     ),
-    "fasthooks.interruption": ("SaveOnSignalHook",),
+    "fasthooks.hooks.interruption": ("SaveOnSignalHook",),
     "fasthooks.patching": ("adopt", "patch", "patched", "unpatch"),
     "fasthooks.plain_session": ("accelerate",),
-    "fasthooks.reporting": ("PlanReport", "Report", "report"),
+    "fasthooks.reporting": ("report",),
     "fasthooks.session": ("MonitoredSession", "MonitoredTrainingSession", "SingularMonitoredSession"),
-    "fasthooks.wandb_hook": ("WandbHook",),
+    "fasthooks.types": ("PlanReport", "Report"),
+    "fasthooks.hooks.wandb_hook": ("WandbHook",),
     "tensorflow.compat.v1.train": (
         "CheckpointSaverListener",
         "ChiefSessionCreator",

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 # `add_arguments(parser)` and `main(args) -> exit code`. It is imported to build the parser, so it imports TensorFlow
 # and other heavy packages only inside `main`.
 COMMANDS = {
-    "demo": "fasthooks.demo",
-    "run": "fasthooks.runner",
+    "demo": "fasthooks.cli.demo",
+    "run": "fasthooks.cli.run",
 }
 
 

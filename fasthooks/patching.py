@@ -23,7 +23,9 @@ from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
-from fasthooks import _chain, _guard, known_tensorflow, plain_session
+from fasthooks import known_tensorflow, plain_session
+from fasthooks.step import _chain
+from fasthooks.triggers import _guard
 
 _lock = threading.RLock()
 # A child of a fork gets neither a lock that nobody releases nor a change half made.

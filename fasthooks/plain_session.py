@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.platform import tf_logging as logging
 
-from fasthooks import _prepared
+from fasthooks.step import _prepared
 
 if TYPE_CHECKING:
     from fasthooks.reporting import Report

@@ -33,9 +33,12 @@ from tensorflow.python.training.monitored_session import MonitoredSession as _St
 from tensorflow.python.training.monitored_session import SingularMonitoredSession as _StockSingular
 from tensorflow.python.util import tf_export
 
-from fasthooks import _chain, _guard, hooks, reporting, savers
-from fasthooks.async_checkpoint import AsyncCheckpointSaverHook
+from fasthooks import reporting
+from fasthooks.hooks import stock as our_hooks
+from fasthooks.hooks.async_checkpoint import AsyncCheckpointSaverHook
 from fasthooks.rebinding import rebound
+from fasthooks.step import _chain, savers
+from fasthooks.triggers import _guard
 
 _SCHEDULINGS = ("auto", "pool", "inline")
 
@@ -162,7 +165,7 @@ def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", async_checkpo
     ours. `scheduling` is passed on to MonitoredSession. With `async_checkpoint` the default hook that saves checkpoints
     is an AsyncCheckpointSaverHook.
     """
-    default_hooks = types.SimpleNamespace(**vars(hooks))
+    default_hooks = types.SimpleNamespace(**vars(our_hooks))
     if async_checkpoint:
         default_hooks.CheckpointSaverHook = AsyncCheckpointSaverHook
     ours = {

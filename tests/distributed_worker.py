@@ -173,7 +173,7 @@ def train(link, task, cluster, server):
                 link.tell("ran", created=told, step=step)
         ours = {"recoveries": session.recoveries} if task["impl"] == "ours" else {}
     if task["impl"] != "stock":
-        from fasthooks import _plan
+        from fasthooks.step import _plan
 
         ours["runs"] = _plan.totals()
     link.tell("end", updates=watch.updates, created=watch.created, **_numbers(final.final_ops_values), **ours)

@@ -27,8 +27,8 @@ from tensorflow.python.training import training_util
 from tensorflow.python.util import deprecation
 
 import fasthooks
-from fasthooks import _plan
 from fasthooks.patching import OurHook
+from fasthooks.step import _plan
 
 v1 = tf.compat.v1
 STOCK = v1.train

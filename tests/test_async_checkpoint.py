@@ -22,7 +22,8 @@ from tensorflow.python.client import session as session_lib
 from tensorflow.python.framework import op_def_registry
 
 import fasthooks
-from fasthooks import async_checkpoint, feeds, savers
+from fasthooks.hooks import async_checkpoint, feeds
+from fasthooks.step import savers
 
 v1 = tf.compat.v1
 LIMIT = 60  # seconds after which something that should have happened has not
@@ -641,7 +642,7 @@ def test_a_copy_has_no_part_in_the_write(tmp_path, how):
     hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=3, save_on_error=True, when_busy="skip")
     hook._write = threading.Lock()
     hook._known = hook._closing = threading.Lock()
-    async_checkpoint._Delivery.install(hook)
+    async_checkpoint._Delivery(hook)
     copied = how(hook)
     assert vars(copied).keys().isdisjoint({"_write", "_known", "_closing", "after_run"})
     assert (copied._when_busy, copied._save_on_error, copied._timer._every_steps) == ("skip", True, 3)
@@ -1069,7 +1070,7 @@ def test_the_last_step_is_saved_though_the_write_before_it_failed(sessions, tmp_
     with tf.Graph().as_default():
         op, _ = build_model()
         hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=3)
-        with mock.patch.object(async_checkpoint._Delivery, "install"), mock.patch.object(async_checkpoint, "_stock_save", save), \
+        with mock.patch.object(async_checkpoint, "_Delivery"), mock.patch.object(async_checkpoint, "_stock_save", save), \
                 mock.patch.object(v1.train.Saver, "save", save):
             with pytest.raises(RuntimeError, match=r"model\.ckpt-3 could not be written: for once"):
                 with sessions.MonitoredSession(hooks=[hook]) as session:

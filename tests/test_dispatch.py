@@ -18,7 +18,7 @@ from helpers import build_model, compare, v1
 from tensorflow.python.training import monitored_session, training_util
 
 import fasthooks
-from fasthooks import _chain, declining
+from fasthooks.step import _chain, declining
 
 Args = v1.train.SessionRunArgs
 Pair = collections.namedtuple("Pair", ["first", "second"])

@@ -18,7 +18,9 @@ from helpers import MIXES, STOCK, STOCK_MIX, quick_creator, record
 from tensorflow.python.ops import data_flow_ops
 
 import fasthooks
-from fasthooks import aligned_copy, aligned_empty, declining, feeds
+from fasthooks import aligned_copy, aligned_empty
+from fasthooks.hooks import feeds
+from fasthooks.step import declining
 
 v1 = tf.compat.v1
 SHAPE = [300]

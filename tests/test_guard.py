@@ -11,7 +11,7 @@ from tensorflow.python.client import session as session_lib
 from tensorflow.python.training import monitored_session
 
 import fasthooks
-from fasthooks import _guard
+from fasthooks.triggers import _guard
 
 v1 = tf.compat.v1
 

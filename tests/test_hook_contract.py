@@ -20,7 +20,7 @@ import tensorflow as tf
 from helpers import MIXES, STOCK, build_model, describe, quick_creator, record
 
 import fasthooks
-from fasthooks import declining
+from fasthooks.step import declining
 
 v1 = tf.compat.v1
 

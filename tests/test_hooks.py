@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from helpers import build_model, checkpoints, messages, quick_creator, summaries, train
 
-from fasthooks import declining
+from fasthooks.step import declining
 
 v1 = tf.compat.v1
 resource_and_reference = pytest.mark.parametrize("use_resource", [True, False], ids=["resource", "reference"])

@@ -16,7 +16,7 @@ import tensorflow as tf
 from helpers import STOCK, build_model
 
 import fasthooks
-from fasthooks import interruption
+from fasthooks.hooks import interruption
 
 v1 = tf.compat.v1
 SESSIONS = {"tf_session": STOCK, "our_session": fasthooks}

@@ -24,7 +24,8 @@ from tensorflow.python.framework import tensor as tensor_lib
 from tensorflow.python.training import basic_session_run_hooks, monitored_session, training_util
 
 import fasthooks
-from fasthooks import _plan, declining, known_tensorflow
+from fasthooks import known_tensorflow
+from fasthooks.step import _plan, declining
 
 v1 = tf.compat.v1
 PACKAGE = pathlib.Path(tf.__file__).parent

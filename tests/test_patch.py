@@ -14,7 +14,8 @@ from helpers import captured_logs
 from tensorflow.python.training import monitored_session
 
 import fasthooks
-from fasthooks import _plan, known_tensorflow, patching
+from fasthooks import known_tensorflow, patching
+from fasthooks.step import _plan
 
 v1 = tf.compat.v1
 HookedSession = monitored_session._HookedSession

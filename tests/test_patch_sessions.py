@@ -12,7 +12,7 @@ from helpers import captured_logs, describe
 from tensorflow.python.client import session as session_lib
 
 import fasthooks
-from fasthooks import _plan
+from fasthooks.step import _plan
 
 v1 = tf.compat.v1
 CLASSES = (session_lib.Session, session_lib.InteractiveSession)

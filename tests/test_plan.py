@@ -23,7 +23,7 @@ import tensorflow as tf
 from tensorflow.python.trackable import data_structures
 
 import fasthooks
-from fasthooks import _schedule
+from fasthooks.step import _schedule
 
 v1 = tf.compat.v1
 

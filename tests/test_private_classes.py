@@ -8,8 +8,8 @@ PROGRAM = """if True:
     import fasthooks
     fasthooks.MonitoredSession, fasthooks.patch, fasthooks.SaveOnSignalHook
     made = 0
-    names = [module.name for module in pkgutil.iter_modules(fasthooks.__path__)]
-    for module in [importlib.import_module(f"fasthooks.{name}") for name in names if name[0] == "_" != name[1]]:
+    names = [module.name for module in pkgutil.walk_packages(fasthooks.__path__, "fasthooks.")]
+    for module in [importlib.import_module(name) for name in names if "._" in name and not name.endswith("__")]:
         for cls in vars(module).values():
             if not (isinstance(cls, type) and cls.__module__ == module.__name__) or issubclass(cls, Exception):
                 continue

@@ -17,7 +17,7 @@ import fasthooks as fh
 
 HERE = pathlib.Path(__file__).resolve().parent
 PACKAGE = pathlib.Path(fh.__file__).resolve().parent
-COMPILED = sorted(path.stem for path in PACKAGE.glob("_*.pyx"))
+COMPILED = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("_*.pyx"))
 # The contract's list: TensorFlow's names, and one of ours.
 TENSORFLOWS = [
     "SessionRunHook",
@@ -214,7 +214,7 @@ def test_every_compiled_module_has_its_files():
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_stub_tells_what_the_module_has(name):
-    module = importlib.import_module(f"fasthooks.{name}")
+    module = importlib.import_module(f"fasthooks.{name}".replace("/", "."))
     stub = definitions(ast.parse((PACKAGE / f"{name}.pyi").read_text()).body)
     runtime = runtime_names(module)
     assert set(stub) == set(runtime)

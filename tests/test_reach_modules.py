@@ -25,7 +25,7 @@ from test_dispatch import Args, Probe, steps
 from test_reach_sessions import till_the_end
 
 import fasthooks
-from fasthooks import declining
+from fasthooks.step import declining
 
 HookedSession = monitored_session._HookedSession
 RECOVERED = "^fasthooks: the session was recovered"

@@ -8,7 +8,7 @@ import tensorflow as tf
 from helpers import build_model, checkpoints, quick_creator, train, usual_hooks, v1
 from test_dispatch import Args, Probe, hooked, steps
 
-from fasthooks import declining
+from fasthooks.step import declining
 
 Context = v1.train.SessionRunContext
 

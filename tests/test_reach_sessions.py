@@ -15,7 +15,7 @@ from tensorflow.python.training import monitored_session
 from test_dispatch import Args, Probe, hooked, steps
 
 import fasthooks
-from fasthooks import declining
+from fasthooks.step import declining
 
 HookedSession = monitored_session._HookedSession
 Fetches = collections.namedtuple("Fetches", ["update", "loss"])

@@ -6,7 +6,7 @@ from tensorflow.python.debug.lib import debug_utils
 from tensorflow.python.training import monitored_session
 
 import fasthooks
-from fasthooks import declining
+from fasthooks.step import declining
 
 v1 = tf.compat.v1
 COUNTS = ("steps", "planned_steps", "unrun_steps")
@@ -188,7 +188,7 @@ def test_each_cause_has_its_words(op, cause):
 
 
 def test_a_hooked_session_of_its_own_kind(op):
-    from fasthooks import _plan
+    from fasthooks.step import _plan
 
     class Mine(monitored_session._HookedSession):
         pass

@@ -13,7 +13,7 @@ import pytest
 
 COMMANDS = {"python": [], "fasthooks": ["-m", "fasthooks", "run"]}
 
-OUR_FRAME = re.compile(r'File "[^"]*fasthooks/\w+\.pyx?"')
+OUR_FRAME = re.compile(r'File "[^"]*fasthooks/(\w+/)?\w+\.pyx?"')
 
 TRAINING = """
 import sys
@@ -213,7 +213,7 @@ def test_the_report_tells_what_fell_back_and_why(tmp_path):
 
 
 def test_the_clock_is_read_for_the_report_only(tmp_path):
-    tail = "\nfrom fasthooks import _plan\nprint(_plan.totals()['steps_per_sec'] is None)\n"
+    tail = "\nfrom fasthooks.step import _plan\nprint(_plan.totals()['steps_per_sec'] is None)\n"
     write(tmp_path, "program.py", TRAINING + tail)
     for options, untimed in (([], True), (["--report"], False)):
         assert run("fasthooks", *options, "program.py", "5", directory=tmp_path).stdout == f"end 5\n{untimed}\n"
@@ -262,7 +262,7 @@ def test_tensorflow_is_loaded_when_the_program_loads_it(tmp_path):
         from tensorflow.python.training import monitored_session
         import fasthooks
         print(bool(fasthooks.patched()), type(tensorflow.__spec__.loader).__name__, type(tensorflow.__loader__).__name__)
-        print([type(finder).__module__ for finder in sys.meta_path if "fasthooks.runner" in type(finder).__module__])
+        print([type(finder).__module__ for finder in sys.meta_path if "fasthooks.cli.run" in type(finder).__module__])
     """)
     done = run("fasthooks", "program.py", directory=tmp_path, TF_CPP_MIN_LOG_LEVEL="1")
     assert done.stdout == "False 1 True\nTrue SourceFileLoader SourceFileLoader\n[]\n", done.stderr

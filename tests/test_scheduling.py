@@ -1,4 +1,4 @@
-"""Which steps may run inline: `fasthooks.scheduling`."""
+"""Which steps may run inline: `fasthooks.step.scheduling`."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from tensorflow.python.framework import function as defun_lib
 from tensorflow.python.framework import op_def_registry
 
 import fasthooks
-from fasthooks import scheduling
+from fasthooks.step import scheduling
 
 v1 = tf.compat.v1
 raw = tf.raw_ops
@@ -521,7 +521,7 @@ v1.disable_eager_execution()
 v1.enable_control_flow_v2()
 with tf.Graph().as_default() as graph:
 {build}
-    from fasthooks import scheduling
+    from fasthooks.step import scheduling
     print("reason:", scheduling.inline_hazard(graph, fetches)[0], flush=True)
     options = config_pb2.CallableOptions(fetch=[f.name for f in fetches if isinstance(f, tf.Tensor)])
     options.target.extend(f.name for f in fetches if isinstance(f, tf.Operation))

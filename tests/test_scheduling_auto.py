@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import fasthooks
-from fasthooks import _schedule
+from fasthooks.step import _schedule
 
 v1 = tf.compat.v1
 SETTLING, BLOCK, BLOCKS = _schedule.SETTLING, _schedule.BLOCK, _schedule.BLOCKS
@@ -248,7 +248,7 @@ def test_pool_until_the_executor_has_settled():
 
 
 def test_what_cannot_be_looked_at_keeps_the_pool():
-    with mock.patch("fasthooks.scheduling.inline_hazard", side_effect=KeyError("odd")):
+    with mock.patch("fasthooks.step.scheduling.inline_hazard", side_effect=KeyError("odd")):
         plan = settled(tiny)
     assert (plan["scheduling"], plan["reason"]) == ("pool", "KeyError while it was looked at: 'odd'")
 
@@ -264,7 +264,7 @@ def test_threads_that_share_a_set():
             time.sleep(0.05)
             return "an op may wait", 1
 
-        with fasthooks.MonitoredSession() as session, mock.patch("fasthooks.scheduling.inline_hazard", hazard):
+        with fasthooks.MonitoredSession() as session, mock.patch("fasthooks.step.scheduling.inline_hazard", hazard):
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
                 assert set(pool.map(lambda _: session.run(value), range(8 * RUNS))) == {6.0}
             (plan,) = session.report()["plans"]

@@ -22,7 +22,7 @@ from tensorflow.python.training import training_util
 from test_dispatch import Args, Probe, hooked, steps
 
 import fasthooks
-from fasthooks import _chain, declining
+from fasthooks.step import _chain, declining
 
 KINDS = ["MonitoredSession", "SingularMonitoredSession", "MonitoredTrainingSession"]
 OUR_LINE = "^fasthooks: the session was recovered"

@@ -1,0 +1,142 @@
+"""Failures of TensorFlow's background event writer, brought to the hooks that write through it.
+
+A FileWriter hands events to a thread, which flushes them at first and then every two minutes. TensorFlow itself raises
+what that thread fails with when the next event is added or the file is flushed; a hook that does neither again hears
+nothing, and a writer that failed drops the events of all later sessions without a word. A disk that is full may not even
+make the thread fail, nor does a file that was removed: the native writer ignores errors of single writes. Here the
+thread looks at the file after each flush and tells the hooks, whose next `after_run` or `end` raises. That costs a step
+nothing.
+"""
+
+import contextlib
+import os
+import weakref
+from typing import Any
+
+from tensorflow.python.framework import errors
+from tensorflow.python.summary.writer import event_file_writer
+
+from fasthooks import background, known_tensorflow
+from fasthooks.hooks.after_step import OnceAfterStep
+
+_KNOWN = known_tensorflow.is_known(event_file_writer.EventFileWriter, event_file_writer._EventLoggerThread)
+# What a record has around an event: its length and two checksums.
+_FRAME = 16
+
+
+class _WatchedFile:
+    """Stands for the native events writer in TensorFlow's writer thread."""
+
+    def __init__(self, native):
+        self._native = native
+        self.hooks = []
+        # The file at the last flush, where that is, and how many bytes it must have; None: not known.
+        self._name = None
+        self._path = ""
+        self._size = 0
+
+    def WriteEvent(self, event):
+        with self._told():
+            self._native.WriteEvent(event)
+            self._size += event.ByteSize() + _FRAME
+
+    def Flush(self):
+        with self._told():
+            self._native.Flush()
+            name = self._native.FileName()
+            if name != self._name:
+                if "://" in name:  # other file systems show files when they like
+                    return
+                # The directory that a relative name begins at may change later, or have changed.
+                path = os.path.abspath(name)
+                if not os.path.exists(path):
+                    if not os.path.isabs(name) and not os.path.isdir(os.path.dirname(path)):
+                        return
+                    raise errors.NotFoundError(None, None, f"{name} could not be made, and the events for it are lost")
+                self._name, self._path, self._size = name, path, 0
+            try:
+                size = os.stat(self._path).st_size
+            except FileNotFoundError:
+                raise errors.NotFoundError(None, None, f"{name} was removed, and the events in it are lost") from None
+            if size < self._size:
+                raise errors.DataLossError(
+                    None, None, f"{name} has {size} bytes of {self._size} that were written; the disk may be full")
+            self._size = size
+
+    @contextlib.contextmanager
+    def _told(self):
+        try:
+            yield
+        except Exception as error:
+            for reference in self.hooks:
+                hook = reference()
+                if hook is not None:
+                    _Failure(hook, error)
+            raise
+
+
+class _Failure(OnceAfterStep):
+    """Raises what the writer thread failed with."""
+
+    def __init__(self, hook, error):
+        self._error = error
+        super().__init__(hook)
+
+    def act(self, run_context, run_values):
+        raise self._error
+
+    def raise_now(self):
+        self.withdraw()
+        raise self._error
+
+
+def watch(hook):
+    """Lets failures of the thread behind `hook._summary_writer` surface in the hook, from its `begin` on.
+
+    Writers without such a thread, and all if TensorFlow's code for them is not known, are left alone. One that failed before
+    is opened again, with a new file.
+    """
+    failure = _Failure.of(hook)
+    if failure is not None:
+        failure.withdraw()
+    writer: Any = getattr(hook, "_summary_writer", None)
+    event_writer: Any = getattr(writer, "event_writer", None)
+    # Not writers of other libraries, and no mocks.
+    if not _KNOWN or not isinstance(event_writer, event_file_writer.EventFileWriter):
+        return
+    worker = event_writer._worker
+    if worker.failure_exc_info:
+        with contextlib.suppress(worker.failure_exc_info[0]):
+            event_writer.close()
+        writer.reopen()
+        worker = event_writer._worker
+        worker._ev_writer = _WatchedFile(worker._ev_writer)  # it flushes its first event, and so knows the new file
+    elif event_writer._closed or _is_forsaken(worker):  # closed by the caller, who is warned of that with each event
+        return
+    elif not isinstance(worker._ev_writer, _WatchedFile):
+        worker._ev_writer = _WatchedFile(worker._ev_writer)
+        event_writer.flush()
+    told = worker._ev_writer.hooks
+    told[:] = [other for other in told if other() is not None and other() is not hook] + [weakref.ref(hook)]
+
+
+def settle(hook):
+    """Raises the failure that the hook has not raised yet, after all events were written; for its `end`."""
+    event_writer: Any = getattr(getattr(hook, "_summary_writer", None), "event_writer", None)
+    if isinstance(getattr(getattr(event_writer, "_worker", None), "_ev_writer", None), _WatchedFile):
+        failure = _Failure.of(hook)
+        if failure is not None:
+            failure.raise_now()
+        if _is_forsaken(event_writer._worker):
+            return
+        try:
+            event_writer.flush()
+        finally:
+            failure = _Failure.of(hook)
+            if failure is not None:
+                failure.withdraw()
+
+
+def _is_forsaken(worker):
+    # The queue has no thread behind it, and a flush would wait for ever.
+    return not background.is_alive(worker) and not worker.failure_exc_info

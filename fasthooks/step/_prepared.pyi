@@ -1,0 +1,19 @@
+"""Prepared runs of one raw session. What Python can see of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fasthooks.step._plan import PlanCache
+
+def know_session_class(cls: type, base: type) -> None: ...
+
+class PreparedStep: ...
+
+class PreparedRuns:
+    on_first_step: Callable[[Any], None] | None
+    @property
+    def raw(self) -> Any: ...
+    @property
+    def cache(self) -> PlanCache: ...
+    def __init__(self, raw: Any, scheduling: str = "auto") -> None: ...
+    def run(self, fetches: Any, feed_dict: Any, options: Any, run_metadata: Any) -> tuple[Any] | None: ...

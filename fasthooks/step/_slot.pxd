@@ -1,0 +1,32 @@
+"""What the dispatcher knows of one hook, and whether that is still true."""
+
+from cpython.object cimport PyObject, PyTypeObject
+
+from fasthooks.triggers._timer cimport Clock
+from fasthooks.triggers._trigger cimport HookTrigger
+
+
+# What the dispatcher knows of one hook.
+cdef class Slot:
+    # What a quiet step touches comes first, to lie in one cache line.
+    cdef readonly object hook
+    cdef HookTrigger trigger        # decides for the hook; None: a hook in plain Python
+    cdef object tensor              # what a quiet step fetches for the hook, or None ...
+    cdef bint compiled              # the trigger is the hook itself; else it stands for an object of TensorFlow's own
+    cdef bint known                 # trigger: the methods it stands for are TensorFlow's own
+    cdef object request             # ... as the hook would ask for it
+    cdef PyTypeObject* cls          # class of the hook at the last look; never dereferenced
+    cdef unsigned long long tag     # its `type_tag` at the last look
+    cdef unsigned long long version     # of the hook's `__dict__` when no method was last seen to be set in it
+    cdef bint has_before, has_after     # no trigger: the class overrides the method
+    cdef int look(self) except -1
+    cdef int before(self, Clock* clock) except -1
+    cdef int after(self, PyObject* value, Clock* clock) except -1
+    # Takes note of the tensor that the hook asks for on its quiet steps.
+    cdef int expect(self, HookTrigger trigger, PyObject* fields) except -1
+    # Looks at the hook's class again if it was changed. Returns whether it was.
+    cdef bint changed(self) except -1
+    cdef int after_read(self, object value, Clock* clock) except -1
+    cdef bint is_set(self, PyObject* fields) except -1
+    # Whether the hook's `after_run` is TensorFlow's own and uses its context for nothing but reads and a stop request.
+    cdef bint only_reads(self) except -1
