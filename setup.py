@@ -32,6 +32,8 @@ MACROS: list[tuple[str, str | None]] = [
     ("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION"),
     ("FASTHOOKS_DEBUG", "1" if DEBUG else "0"),
 ]
+# What only an assertion uses is not used without them.
+NO_ASSERTS = ["-Wno-unused-function", "-Wno-unused-variable"]
 if not DEBUG:
     MACROS.append(("CYTHON_WITHOUT_ASSERTIONS", "1"))
 if TRACE:
@@ -67,7 +69,7 @@ if __name__ == "__main__":  # Cython's worker processes may import this file
                 sources=[path.as_posix()],
                 include_dirs=[numpy.get_include()],
                 define_macros=MACROS,
-                extra_compile_args=["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0"],
+                extra_compile_args=["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0", *NO_ASSERTS],
             )
             for path in sorted(Path("fasthooks").rglob("_*.pyx"))
         ],

@@ -39,6 +39,7 @@ from fasthooks.hooks.async_checkpoint import AsyncCheckpointSaverHook
 from fasthooks.rebinding import rebound
 from fasthooks.step import _chain, savers
 from fasthooks.triggers import _guard
+from fasthooks.types import Report
 
 _SCHEDULINGS = ("auto", "pool", "inline")
 
@@ -91,7 +92,7 @@ class _MonitoredSession(_chain.SessionRunner):
         """Returns the `tf.compat.v1.Session` that runs the steps; None once the session is closed."""
         return self._tf_sess()
 
-    def report(self) -> reporting.Report:
+    def report(self) -> Report:
         """Returns a dict that tells how the steps since the last recovery went; see `fasthooks.report`.
 
         Raises:

@@ -1,14 +1,37 @@
 """Fixtures for all tests: the mixes of sessions and hooks."""
 
+import gc
+from unittest import mock
+
 import pytest
 from helpers import MIXES, STOCK_MIX, assert_same, record
 from tensorflow.python.ops import session_ops
+from tensorflow.python.summary.writer import writer_cache
+
+from fasthooks.step import _live
 
 # A handle that is freed may add ops to its graph and make a run, whenever the collector comes: in a thread that holds
 # the graph's lock or is inside a run, that waits for ever.
 del session_ops.TensorHandle.__del__
 
 _stock_records = {}
+
+
+@pytest.fixture(autouse=True)
+def _live_objects(caplog):
+    """In a debug build a test ends with as many plans, slots, contexts, ... as it began with."""
+    if not _live.is_debug_build():
+        yield
+        return
+    gc.collect()
+    before = _live.counts()
+    # Errors keep the frames of the steps in which they were raised; failed writers and log lines keep errors.
+    with mock.patch.object(writer_cache.FileWriterCache, "_cache", {}):
+        yield
+    for phase in ("setup", "call"):
+        caplog.get_records(phase).clear()
+    gc.collect()
+    assert _live.counts() == before
 
 
 @pytest.fixture(params=MIXES)

@@ -85,6 +85,13 @@ def test_a_wrapper_that_stays_around_it(withdraw):
     assert hook.after_run.call_count == 2
 
 
+def test_one_that_is_put_back():
+    hook = Hook()
+    with mock.patch.object(hook, "after_run", wraps=First(hook)):
+        assert step(hook, 1) == ["First", "usual"]
+    assert step(hook, 2) == ["usual"] and "after_run" not in vars(hook)
+
+
 def test_a_mocked_method_of_the_class():
     hook = Hook()
     First(hook)

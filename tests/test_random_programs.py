@@ -1,7 +1,12 @@
-"""Random programs: graphs, fetches, feeds, hooks and options that hypothesis draws do the same on TensorFlow and on ours."""
+"""Random programs: graphs, fetches, feeds, hooks and options that hypothesis draws do the same on TensorFlow and on ours.
+
+A run of the suite draws the same few each time. `FASTHOOKS_EXAMPLES=5000 pytest tests/test_random_programs.py` draws as many
+others.
+"""
 
 import collections
 import dataclasses
+import os
 import pathlib
 import tempfile
 import types
@@ -92,10 +97,20 @@ FEED_KEYS = {
     "x": lambda g: g.x, "x_name": lambda g: "x:0", "doubled": lambda g: g.doubled, "doubled_name": lambda g: "doubled:0",
     "value": lambda g: g.value,
 }
-values = st.one_of(
+# Of the right shape, most of them, and of no use to C code that does not look closely.
+ODD_VALUES = [
+    np.array([1, 2], ">f4"), np.array([1, 9, 2, 9], np.float32)[::2], np.array([2, 1], np.float32)[::-1],
+    np.array([1, 2], object), np.array([b"1", b"2"]), np.array(["1", "2"]), np.ma.masked_array([1, 2], [0, 1], np.float32),
+    np.array([1, 2], np.float32).view(np.recarray), np.array([True, False]), np.array([1, 2], np.complex64),
+    np.broadcast_to(np.float32(3), [2]), memoryview(np.array([1, 2], np.float32)), np.frombuffer(b"\0" * 9, np.float32, 2, 1),
+    np.array([(1.0,), (2.0,)], [("only", np.float32)]), np.array([1, 2], "datetime64[s]"), range(2), {1: 2}, {1, 2}, b"text",
+    10**400, [10**400, 1], [1, [2]], [None, 1.0], object(), float("nan"), np.float32, np.empty([0], np.float32), True]
+usual_values = st.one_of(
     ROW.map(lambda row: np.array(row, np.float32)), ROW.map(lambda row: np.array(row, np.float32)), ROW,
     ROW.map(lambda row: np.array(row, np.float64)), ROW.map(tuple), ROW.map(lambda row: np.array(row, np.int8)),
     st.sampled_from([[1.0], "text", None, 3.0, np.ones([2, 2], np.float32)]))
+odd_values = st.integers(0, len(ODD_VALUES) - 1).map(ODD_VALUES.__getitem__)
+values = st.integers(0, 7).flatmap(lambda number: usual_values if number else odd_values)
 feeds = st.one_of(st.none(), st.just({}), st.dictionaries(st.sampled_from(sorted(FEED_KEYS)), values, max_size=2))
 choices = st.sampled_from([None, None, None, True, False])
 sparse_values = st.sampled_from([
@@ -208,12 +223,14 @@ class Program:
 programs = st.builds(
     Program, st.booleans(), st.lists(st.sampled_from(sorted(STOCK_HOOKS)), max_size=3, unique=True), st.lists(asks, max_size=2),
     st.lists(steps, min_size=1, max_size=5), st.sampled_from([1, 2, 4]), st.booleans())
-SETTINGS = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck),
+EXAMPLES = int(os.environ.get("FASTHOOKS_EXAMPLES", 0))
+SETTINGS = {"derandomize": not EXAMPLES, "deadline": None, "database": None,
+            "suppress_health_check": list(hypothesis.HealthCheck),
             "phases": [hypothesis.Phase.generate]}  # not shrink: that takes minutes
 _planned = []
 
 
-@hypothesis.settings(max_examples=60, **SETTINGS)
+@hypothesis.settings(max_examples=EXAMPLES or 60, **SETTINGS)
 @hypothesis.given(programs, st.integers(0, 11))
 def test_programs(program, number):
     """Each result, error, event file and hook's values are TensorFlow's."""

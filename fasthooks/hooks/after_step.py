@@ -50,8 +50,7 @@ class OnceAfterStep:
         (method.__get__(self._hook) if hasattr(type(method), "__get__") else method)(run_context, run_values)
 
     def __call__(self, run_context, run_values):
-        if self._waits:
-            self.withdraw()
-            self.act(run_context, run_values)
-        else:  # somebody has put a wrapper around it, which is still there
-            self.call_usual(run_context, run_values)
+        # It does not if somebody has put a wrapper around it that is still there, or has put it back.
+        waits = self._waits
+        self.withdraw()
+        (self.act if waits else self.call_usual)(run_context, run_values)

@@ -36,6 +36,7 @@ from fasthooks import background, known_tensorflow
 from fasthooks.hooks import feeds, writers
 from fasthooks.hooks.after_step import OnceAfterStep
 from fasthooks.hooks.stock import CheckpointSaverHook
+from fasthooks.step import _live
 
 _WHEN_BUSY = ("wait", "skip")
 # Ops that write a checkpoint, and how many of their inputs come before the tensors to save.
@@ -333,7 +334,7 @@ class _Delivery(OnceAfterStep):
             delivery.withdraw()
 
 
-class _SnapshotSession(session_lib.SessionInterface):
+class _SnapshotSession(_live.Counted, session_lib.SessionInterface):
     """A session whose save ops see values that were fetched before."""
 
     # Kernels run in the background thread itself: the session's pool is for the steps.

@@ -1,7 +1,9 @@
 """What a hook is handed: the context of a run and its values, made as far as they are looked at."""
 
+from fasthooks.step._live cimport Counted
 
-cdef class RunContextBase:
+
+cdef class RunContextBase(Counted):
     cdef object fetches, feed_dict  # the caller's
     cdef object args                # the SessionRunArgs of these two, once it was looked at
     # TensorFlow's private attributes, live.

@@ -4,7 +4,9 @@ from typing import Any
 
 from tensorflow.python.training import session_run_hook
 
-class RunContextBase:
+from fasthooks.step._live import Counted
+
+class RunContextBase(Counted):
     # TensorFlow's private attributes.
     _original_args: Any
     _session: Any

@@ -14,7 +14,7 @@ cdef object _RunMetadata = config_pb2.RunMetadata
 cdef object _SessionRunValues = session_run_hook.SessionRunValues
 
 
-cdef class RunContextBase:
+cdef class RunContextBase(Counted):
     """Compiled part of `SessionRunContext`."""
 
     @property

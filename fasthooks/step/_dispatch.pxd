@@ -1,12 +1,13 @@
 """One step: triggers, merged requests, plan, actions, stop flag."""
 
 from fasthooks.step._context cimport RunContextBase, RunProtos
+from fasthooks.step._live cimport Counted
 from fasthooks.step._prepared cimport PreparedRuns, PreparedStep
 from fasthooks.step._slot cimport Slot
 from fasthooks.triggers._timer cimport Clock
 
 
-cdef class HookDispatcher:
+cdef class HookDispatcher(Counted):
     cdef readonly PreparedRuns runs
     cdef object hooks               # the caller's list, live
     cdef bint subset                # `hooks` are not all hooks of the session

@@ -3,9 +3,10 @@
 from typing import Any
 
 from fasthooks.step._context import RunContextBase
+from fasthooks.step._live import Counted
 from fasthooks.step._prepared import PreparedRuns
 
-class HookDispatcher:
+class HookDispatcher(Counted):
     @property
     def runs(self) -> PreparedRuns: ...
     def __init__(self, runs: PreparedRuns, hooks: Any, subset: bool = False) -> None: ...

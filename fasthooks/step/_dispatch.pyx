@@ -26,7 +26,7 @@ from fasthooks.triggers._timer cimport QUIET, READ, Clock
 cdef object _HookedSession = monitored_session._HookedSession
 
 
-cdef class HookDispatcher:
+cdef class HookDispatcher(Counted):
     """Runs steps of one raw session with one list of hooks.
 
     Args:
@@ -119,6 +119,7 @@ cdef class HookDispatcher:
             for i in range(n):
                 step.add(<Slot>slots[i], False, (<Slot>slots[i]).request)
             return step.run_stock(runs.raw)
+        assert len(prepared.tensors) == n
         part = <Template>prepared.plan.parts[0]
         mappings = held(part, fetches)
         runs.cache.count_planned()
@@ -329,6 +330,7 @@ cdef class Step:
         # Calls `after_run` where there is something to do, from hook number `first` of the live list on.
         cdef object hooks = self.dispatcher.hooks if self.dispatcher.subset else self.session._hooks
         cdef Py_ssize_t i = first, place
+        assert len(self.slots) == len(self.asked)
         cdef Slot slot
         while i < len(hooks):
             hook = hooks[i]

@@ -1,9 +1,10 @@
 """Prepared runs: feeds in, results out, and the bounded cache that holds them."""
 
+from fasthooks.step._live cimport Counted
 from fasthooks.step._schedule cimport Schedule
 
 
-cdef class Plan:
+cdef class Plan(Counted):
     cdef object session             # the raw session; strong: its native half lives while a plan does
     cdef dict session_fields        # its `__dict__`
     cdef unsigned long long open_version    # version of that dict when the session was last seen to be open
@@ -42,7 +43,7 @@ cdef bint is_native_call_own() except -1
 cdef int count_unseen(str reason) except -1
 
 
-cdef class PlanCache:
+cdef class PlanCache(Counted):
     cdef object session
     cdef str scheduling             # as the user asked: "auto", "pool" or "inline"
     cdef int capacity

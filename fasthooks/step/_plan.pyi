@@ -3,14 +3,15 @@
 from typing import Any
 
 from fasthooks.step._feed import FeedKey
+from fasthooks.step._live import Counted
 from fasthooks.step._structure import Template
 from fasthooks.types import Report
 
-class Plan:
+class Plan(Counted):
     def __init__(self, session: Any, parts: tuple[Template | None, ...], feeds: tuple[FeedKey, ...]) -> None: ...
     def describe(self) -> dict[str, Any]: ...
 
-class PlanCache:
+class PlanCache(Counted):
     @property
     def made(self) -> int: ...
     @property

@@ -26,6 +26,7 @@ from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
 
 from fasthooks.step._feed cimport FeedKey, FeedSpec, all_specs, feed_keys, same_keys
+from fasthooks.step._live cimport count
 from fasthooks.step._schedule cimport Schedule
 from fasthooks.step._structure cimport is_lasting, n_conversions, sign, template
 from fasthooks.triggers._guard cimport dict_version, has_dict, new_dict_version, watch_names
@@ -80,7 +81,7 @@ cdef object native_session(object session, dict fields):
     return <object>native
 
 
-cdef class Plan:
+cdef class Plan(Counted):
     """What is known of one form of run: it is prepared, or refused. Used by any number of threads at once.
 
     Args:
@@ -129,7 +130,9 @@ cdef class Plan:
         if not self.outputs and not self.operations:
             return []       # nor does TensorFlow make a run then
         try:
-            return _run(self.native, options, feeds, self.outputs, self.operations, metadata)
+            values = _run(self.native, options, feeds, self.outputs, self.operations, metadata)
+            assert len(values) == len(self.outputs)
+            return values
         except _OpError as error:
             # Adds the op, its definition and where it was made, as for an error of `Session.run`.
             return self.session._do_call(_raise, error)
@@ -138,6 +141,7 @@ cdef class Plan:
         cdef Schedule schedule = self.schedule
         cdef list values
         cdef double begin
+        assert self.refusal is None
         self.used = True
         if schedule.decided:
             values = self.native_call(feeds, schedule.options, None)
@@ -156,6 +160,7 @@ cdef class Plan:
         self.used = True
         given = None if options is None else _new_buffer_of(options)
         metadata = _new_buffer()
+        count("buffer", 1 if given is None else 2)
         try:
             values = self.native_call(feeds, given, metadata)
             data = _read_buffer(metadata)
@@ -163,6 +168,7 @@ cdef class Plan:
             _delete_buffer(metadata)
             if given is not None:
                 _delete_buffer(given)
+            count("buffer", -1 if given is None else -2)
         if self.fed is not None:
             values.extend([feeds[output] for output in self.fed])
         return values, data
@@ -192,7 +198,7 @@ cdef int count_unseen(str reason) except -1:
     return 0
 
 
-cdef class PlanCache:
+cdef class PlanCache(Counted):
     """The plans of one raw session, at most `capacity` of them; the one longest not looked up goes first.
 
     A plan is made in the time in which `Session.run` parses its arguments once, so a form that was dropped costs no
@@ -360,6 +366,7 @@ def totals():
 
 
 cdef dict _counts(unsigned long steps, unsigned long planned, dict declined, unsigned long made, unsigned long evicted):
+    assert planned + sum(declined.values()) <= steps
     # What is neither planned nor declined has ended before anything was run, or has just begun.
     return {"steps": steps, "planned_steps": planned, "declined": declined,
             "unrun_steps": steps - planned - sum(declined.values()), "plans_made": made, "plans_evicted": evicted}

@@ -1,12 +1,13 @@
 """Prepared runs of one raw session, for the steps of its hooks and for runs without hooks."""
 
 from fasthooks.step._context cimport RunProtos
+from fasthooks.step._live cimport Counted
 from fasthooks.step._plan cimport Plan, PlanCache
 from fasthooks.triggers._guard cimport ClassGuard
 
 
 # A plan together with the requests it was found for.
-cdef class PreparedStep:
+cdef class PreparedStep(Counted):
     cdef Plan plan
     cdef tuple slots                # of a step on which all hooks were quiet: their slots ...
     cdef list tensors               # ... and what each fetched
@@ -15,7 +16,7 @@ cdef class PreparedStep:
     cdef bint serves(self, list requests, list asked, object feed_dict) except -1
 
 
-cdef class PreparedRuns:
+cdef class PreparedRuns(Counted):
     cdef readonly object raw        # the raw session
     cdef readonly PlanCache cache
     cdef bint needs_metadata        # runs of this session have metadata even if they were given no options

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+from fasthooks.step._live import Counted
 from fasthooks.step._plan import PlanCache
 
 def know_session_class(cls: type, base: type) -> None: ...
 
-class PreparedStep: ...
+class PreparedStep(Counted): ...
 
-class PreparedRuns:
+class PreparedRuns(Counted):
     on_first_step: Callable[[Any], None] | None
     @property
     def raw(self) -> Any: ...

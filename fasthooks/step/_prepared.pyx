@@ -48,7 +48,7 @@ def know_session_class(cls, base):
     _session_guards[cls] = ClassGuard(cls, None, _session_methods, (_session_guards[base],))
 
 
-cdef class PreparedStep:
+cdef class PreparedStep(Counted):
     def __dealloc__(self):
         PyMem_Free(self.indices)
 
@@ -72,7 +72,7 @@ cdef class PreparedStep:
         return self.plan.takes(feed_dict)
 
 
-cdef class PreparedRuns:
+cdef class PreparedRuns(Counted):
     """The prepared runs of one raw session.
 
     Args:

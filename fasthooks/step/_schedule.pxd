@@ -1,8 +1,10 @@
 """Pool or inline: how the runs of one set of feeds, fetches and targets are scheduled."""
 
+from fasthooks.step._live cimport Counted
+
 
 # What TensorFlow keeps one set of executors for, whatever the structure of the fetches.
-cdef class Schedule:
+cdef class Schedule(Counted):
     cdef object __weakref__
     cdef object session
     cdef list fetches               # tensors that are fetched and operations that are run

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-class Schedule:
+from fasthooks.step._live import Counted
+
+class Schedule(Counted):
     def __init__(self, session: Any, fetches: list[Any], feeds: list[Any], scheduling: str) -> None: ...
     def settle(self, scheduling: str, reason: str) -> None: ...
     def attempt(self, act: Callable[[], None]) -> None: ...

@@ -48,7 +48,7 @@ cdef object _inline_options = pywrap_tf_session.TF_NewBufferFromString(
     config_pb2.RunOptions(inter_op_thread_pool=-1).SerializeToString())
 
 
-cdef class Schedule:
+cdef class Schedule(Counted):
     """Decides how the runs of one set of feeds, fetches and targets of a session are scheduled.
 
     Args:

@@ -2,12 +2,13 @@
 
 from cpython.object cimport PyObject, PyTypeObject
 
+from fasthooks.step._live cimport Counted
 from fasthooks.triggers._timer cimport Clock
 from fasthooks.triggers._trigger cimport HookTrigger
 
 
 # What the dispatcher knows of one hook.
-cdef class Slot:
+cdef class Slot(Counted):
     # What a quiet step touches comes first, to lie in one cache line.
     cdef readonly object hook
     cdef HookTrigger trigger        # decides for the hook; None: a hook in plain Python

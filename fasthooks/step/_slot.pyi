@@ -2,7 +2,9 @@
 
 from typing import Any
 
-class Slot:
+from fasthooks.step._live import Counted
+
+class Slot(Counted):
     @property
     def hook(self) -> Any: ...
     def __init__(self, hook: Any) -> None: ...

@@ -21,7 +21,7 @@ if known_tensorflow.is_known(session_run_hook.SessionRunHook):
     _idle_methods = {name: session_run_hook.SessionRunHook.__dict__[name] for name in ("before_run", "after_run")}
 watch_names(("before_run", "after_run"))
 
-cdef class Slot:
+cdef class Slot(Counted):
     """What the dispatcher knows of one hook, and whether that is still true."""
 
     def __cinit__(self, hook):
