@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from tensorflow.python.ops import control_flow_ops
 from tensorflow.python.training import training_util
 
+from fasthooks.step import declining
+
 Pair = collections.namedtuple("Pair", "first second")
 ROW = st.lists(st.integers(-3, 3), min_size=2, max_size=2)
 SHARED_KEY = object()
@@ -45,7 +47,9 @@ def build(noinline):
     g.text = tf.strings.as_string(g.x, name="text")
     g.value = tf.identity(g.weights, name="value")
     g.loss = tf.reduce_sum(tf.square(g.value) * g.doubled, name="loss")
-    with tf.control_dependencies([g.read, g.value, g.loss]):
+    # What fetching the variable itself fetches; that of a reference variable nothing can order before the update.
+    g.variable = g.weights if noinline else g.value
+    with tf.control_dependencies([g.read, g.value, g.loss, v1.get_default_graph().as_graph_element(g.variable)]):
         g.train = tf.group(step.assign_add(1), g.weights.assign_add(g.x), name="train")
     g.checked = v1.check_numerics(tf.math.log(g.x), "no number", name="checked")
     g.summary = v1.summary.scalar("cost", g.loss)
@@ -56,7 +60,7 @@ def build(noinline):
 
 # Fetches and feeds are drawn as functions of the namespace, since each side has a graph of its own.
 
-LEAVES = ["x", "draw", "doubled", "loss", "value", "train", "text", "read", "weights"]
+LEAVES = ["x", "draw", "doubled", "loss", "value", "train", "text", "read", "variable"]
 SELDOM = ["dead", "checked", "summary", "foreign"]
 
 
@@ -244,10 +248,12 @@ def test_programs(program, number):
         stock, ours = records.values()
         hypothesis.note(f"{way}: {stock.notes}")
         assert_same_steps(ours, stock)
-        _planned.append((ours.planned, ours.steps))
+        refused = sum(number for reason, number in ours.declined.items()
+                      if reason == declining.FED_VALUE or reason.endswith("Error while the run was prepared"))
+        _planned.append((ours.planned, ours.steps - refused))
 
 
 def test_most_steps_took_a_plan():
-    """Of the steps of all random programs; errors, options and unfetchable things may go TensorFlow's way."""
+    """Of the steps of all random programs, but for those with fetches or feeds that TensorFlow may refuse."""
     planned, all_steps = [sum(counts) for counts in zip((1, 1), *_planned)]  # (1, 1): if this test is run alone
-    assert planned >= 0.5 * all_steps, (planned, all_steps)
+    assert planned >= 0.8 * all_steps, (planned, all_steps)
