@@ -164,6 +164,42 @@ def test_a_removed_directory_surfaces(lib, tmp_path, name):
         program()
 
 
+@pytest.mark.parametrize("ends", [True, False], ids=["end", "error"])
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_program_may_remove_what_it_wrote(lib, tmp_path, name, ends):
+    op, _ = build_model()
+    directory = tmp_path / "events"
+    hook = make(name, fasthooks, str(directory))
+    with contextlib.nullcontext() if ends else pytest.raises(KeyError):
+        with lib.MonitoredSession(hooks=[hook]) as session:
+            session.run(op)
+            if not ends:
+                raise KeyError
+    hook._summary_writer.flush()
+    shutil.rmtree(directory)
+    hook._summary_writer.add_event(v1.Event(step=1))
+    hook._summary_writer.flush()
+    writer_cache.FileWriterCache.clear()
+
+
+def test_a_file_that_was_lost_is_made_again_by_the_next_session(lib, tmp_path):
+    op, _ = build_model()
+    hook = make("SummarySaverHook", fasthooks, str(tmp_path), every=1)
+    session = lib.MonitoredSession(hooks=[hook])
+    session.run(op)
+    hook._summary_writer.flush()
+    next(tmp_path.glob("events.*")).unlink()
+    hook._summary_writer.flush()
+    with pytest.raises(tf.errors.NotFoundError, match="was removed"):
+        session.run(op)
+    session.run(op)
+    session.close()
+    with lib.MonitoredSession(hooks=[hook]) as session:
+        for _ in range(3):
+            session.run(op)
+    assert events(tmp_path)[-3:] == [1, 2, 3]
+
+
 def events(directory):
     """The steps of the summaries in all event files of a directory."""
     return sorted(event.step for path in pathlib.Path(directory).glob("events.*")
@@ -248,7 +284,7 @@ def test_no_python_runs_on_a_quiet_step(tmp_path):
 # The disk is full, really: the process may not make files larger than this.
 
 FULL = """
-    import resource, sys
+    import resource, sys, time
     import tensorflow.compat.v1 as tf
     from tensorflow.python.training import training_util
     import fasthooks
@@ -270,8 +306,8 @@ FULL = """
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
             for done in range(1, 1000):
                 session.run(op)
-                if done == 3:
-                    worker.join(60)
+                while done == 3 and not worker._ev_writer.is_lost:
+                    time.sleep(0.01)
     except Exception as error:
         print(done, error)
 """

@@ -34,6 +34,7 @@ class _WatchedFile:
         self._name = None
         self._path = ""
         self._size = 0
+        self.is_lost = False  # the file is not what it must be
 
     def WriteEvent(self, event):
         with self._told():
@@ -43,51 +44,59 @@ class _WatchedFile:
     def Flush(self):
         with self._told():
             self._native.Flush()
-            name = self._native.FileName()
-            if name != self._name:
-                if "://" in name:  # other file systems show files when they like
-                    return
-                # The directory that a relative name begins at may change later, or have changed.
-                path = os.path.abspath(name)
-                if not os.path.exists(path):
-                    if not os.path.isabs(name) and not os.path.isdir(os.path.dirname(path)):
-                        return
-                    raise errors.NotFoundError(None, None, f"{name} could not be made, and the events for it are lost")
-                self._name, self._path, self._size = name, path, 0
+        # Raises nothing here: a program may remove what it wrote, and close the writer then.
+        if not self.is_lost:
             try:
-                size = os.stat(self._path).st_size
-            except FileNotFoundError:
-                raise errors.NotFoundError(None, None, f"{name} was removed, and the events in it are lost") from None
-            if size < self._size:
-                raise errors.DataLossError(
-                    None, None, f"{name} has {size} bytes of {self._size} that were written; the disk may be full")
-            self._size = size
+                self._look()
+            except Exception as error:
+                self.is_lost = True
+                self._tell(error)
+
+    def _look(self):
+        name = self._native.FileName()
+        if name != self._name:
+            if "://" in name:  # other file systems show files when they like
+                return
+            # The directory that a relative name begins at may change later, or have changed.
+            path = os.path.abspath(name)
+            if not os.path.exists(path):
+                if not os.path.isabs(name) and not os.path.isdir(os.path.dirname(path)):
+                    return
+                raise errors.NotFoundError(None, None, f"{name} could not be made, and the events for it are lost")
+            self._name, self._path, self._size = name, path, 0
+        try:
+            size = os.stat(self._path).st_size
+        except FileNotFoundError:
+            raise errors.NotFoundError(None, None, f"{name} was removed, and the events in it are lost") from None
+        if size < self._size:
+            raise errors.DataLossError(
+                None, None, f"{name} has {size} bytes of {self._size} that were written; the disk may be full")
+        self._size = size
 
     @contextlib.contextmanager
     def _told(self):
         try:
             yield
         except Exception as error:
-            for reference in self.hooks:
-                hook = reference()
-                if hook is not None:
-                    _Failure(hook, error)
+            self._tell(error)
             raise
+
+    def _tell(self, error):
+        for reference in self.hooks:
+            hook = reference()
+            if hook is not None:
+                _Failure(hook, error)
 
 
 class _Failure(OnceAfterStep):
     """Raises what the writer thread failed with."""
 
     def __init__(self, hook, error):
-        self._error = error
+        self.error = error
         super().__init__(hook)
 
     def act(self, run_context, run_values):
-        raise self._error
-
-    def raise_now(self):
-        self.withdraw()
-        raise self._error
+        raise self.error
 
 
 def watch(hook):
@@ -105,36 +114,53 @@ def watch(hook):
     if not _KNOWN or not isinstance(event_writer, event_file_writer.EventFileWriter):
         return
     worker = event_writer._worker
-    if worker.failure_exc_info:
-        with contextlib.suppress(worker.failure_exc_info[0]):
+    watched = worker._ev_writer if isinstance(worker._ev_writer, _WatchedFile) else None
+    is_first = False
+    if worker.failure_exc_info or (watched is not None and watched.is_lost):
+        if watched is not None:
+            watched.hooks.clear()
+        with contextlib.suppress(Exception):  # those who wait for it have heard of it
             event_writer.close()
         writer.reopen()
-        worker = event_writer._worker
-        worker._ev_writer = _WatchedFile(worker._ev_writer)  # it flushes its first event, and so knows the new file
+        watched = None  # the thread flushes its first event, and so knows the new file
     elif event_writer._closed or _is_forsaken(worker):  # closed by the caller, who is warned of that with each event
         return
-    elif not isinstance(worker._ev_writer, _WatchedFile):
-        worker._ev_writer = _WatchedFile(worker._ev_writer)
+    else:
+        is_first = watched is None
+    worker = event_writer._worker
+    if watched is None:
+        watched = worker._ev_writer = _WatchedFile(worker._ev_writer)
+    watched.hooks[:] = [other for other in watched.hooks if other() is not None and other() is not hook] + [weakref.ref(hook)]
+    if is_first:
         event_writer.flush()
-    told = worker._ev_writer.hooks
-    told[:] = [other for other in told if other() is not None and other() is not hook] + [weakref.ref(hook)]
+        _raise_failure(hook)
 
 
 def settle(hook):
     """Raises the failure that the hook has not raised yet, after all events were written; for its `end`."""
     event_writer: Any = getattr(getattr(hook, "_summary_writer", None), "event_writer", None)
-    if isinstance(getattr(getattr(event_writer, "_worker", None), "_ev_writer", None), _WatchedFile):
+    worker = getattr(event_writer, "_worker", None)
+    watched = getattr(worker, "_ev_writer", None)
+    if not isinstance(watched, _WatchedFile):
+        return
+    try:
+        _raise_failure(hook)
+        if not _is_forsaken(worker):
+            event_writer.flush()
+            _raise_failure(hook)
+    finally:
+        # What becomes of the file now is the program's business.
+        watched.hooks[:] = [other for other in watched.hooks if other() is not hook]
         failure = _Failure.of(hook)
         if failure is not None:
-            failure.raise_now()
-        if _is_forsaken(event_writer._worker):
-            return
-        try:
-            event_writer.flush()
-        finally:
-            failure = _Failure.of(hook)
-            if failure is not None:
-                failure.withdraw()
+            failure.withdraw()
+
+
+def _raise_failure(hook):
+    failure = _Failure.of(hook)
+    if failure is not None:
+        failure.withdraw()
+        raise failure.error
 
 
 def _is_forsaken(worker):
