@@ -356,6 +356,7 @@ def test_where_warnings_are_errors_nothing_is_patched(tmp_path):
             for _ in range(2):
                 with fasthooks.patch():
                     assert monitored_session._HookedSession.run is not run
+                assert monitored_session._HookedSession.run is run
             fasthooks.NanTensorHook
         assert len(warned) == 1 and warned[0].filename == "<string>", warned
     """, copy_of_tensorflow(tmp_path, (CHANGES["NanTensorHook"],)))
