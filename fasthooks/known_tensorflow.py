@@ -116,7 +116,11 @@ def _findings() -> _Findings:
         if source is None:
             unreadable.update(known.code)
         elif _digest(source) not in known.files:
-            found = digests(source, known.code)
+            try:
+                found = digests(source, known.code)
+            except Exception:  # it was changed after it was imported, or is too deep for a parser in Python
+                unreadable.update(known.code)
+                continue
             changed.update(name for name, accepted in known.code.items() if found.get(name) not in accepted)
     return _Findings(frozenset(changed), frozenset(unreadable))
 
@@ -178,7 +182,7 @@ def is_tested(version: str) -> bool:
 
 
 def _version():
-    return getattr(tensorflow, "__version__", "")
+    return str(getattr(tensorflow, "__version__", ""))
 
 
 def _release(version):
@@ -207,11 +211,12 @@ def _warn(finding):
 
 def _source(module):
     # What the module was loaded from, wherever that is; None: compiled files alone.
-    loader: Any = importlib.import_module(module).__loader__
     try:
-        return loader.get_source(module)
-    except (AttributeError, ImportError, OSError, SyntaxError):
+        loader: Any = importlib.import_module(module).__loader__
+        source = loader.get_source(module)
+    except Exception:  # loaders are anybody's
         return None
+    return source if isinstance(source, str) else None
 
 
 def digests(source: str, names: Collection[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Fixtures for all tests: the mixes of sessions and hooks."""
 
+import contextlib
 import gc
 from unittest import mock
 
@@ -20,9 +21,9 @@ if _live.is_debug_build():
     gc.freeze()  # TensorFlow's own objects are not looked through after each test
 
 
-@pytest.fixture(autouse=True)
-def _live_objects(caplog):
-    """In a debug build a test ends with as many plans, slots, contexts, ... as it began with."""
+@contextlib.contextmanager
+def _gives_back(forget=lambda: None):
+    """In a debug build: at the end there are as many plans, slots, contexts, ... as at the begin."""
     if not _live.is_debug_build():
         yield
         return
@@ -30,11 +31,31 @@ def _live_objects(caplog):
     # Errors keep the frames of the steps in which they were raised; failed writers and log lines keep errors.
     with mock.patch.object(writer_cache.FileWriterCache, "_cache", {}):
         yield
-    for phase in ("setup", "call"):
-        caplog.get_records(phase).clear()
+    forget()
     if _live.counts() != before:
         gc.collect()
     assert _live.counts() == before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _modules_objects():
+    with _gives_back():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _tests_objects(request, caplog):
+    # What a module's tests share is there until the last of them has ended.
+    def forget():
+        for phase in ("setup", "call"):
+            caplog.get_records(phase).clear()
+        for parameter in (request.node.callspec.params.values() if hasattr(request.node, "callspec") else ()):
+            if isinstance(parameter, BaseException):
+                parameter.__traceback__ = parameter.__context__ = None
+
+    shares = any(name.endswith("worlds") for name in request.fixturenames)
+    with contextlib.nullcontext() if shares else _gives_back(forget):
+        yield
 
 
 @pytest.fixture(params=MIXES)

@@ -1,5 +1,6 @@
 """Adoption: a session of TensorFlow's own whose hooks list holds one of our hooks runs compiled steps, and no other does."""
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -209,6 +210,86 @@ def test_a_function_of_somebody_elses(op, when):
             assert planned(session, op) == [when == "after"] * 4
             assert HookedSession.run is run and len(calls) == 4
     assert not [line for line in logs if str(line[2]).startswith("fasthooks")]
+
+
+@pytest.mark.parametrize("how", ["patched", "adopted"])
+@pytest.mark.parametrize("declined", ["None fetched", "listed twice", "raw session wrapped"])
+def test_a_declined_step_beneath_somebody_elses_function(op, how, declined):
+    class User(v1.train.SessionRunHook):
+        def before_run(self, run_context):
+            asked.append(run_context.original_args.fetches)
+
+    def run(self, *args, **kwargs):
+        calls.append(self)
+        return original(self, *args, **kwargs)
+
+    calls, asked = [], []
+    hooks = [User()] if how == "patched" else [ours(), User()]
+    with contextlib.ExitStack() as stack:
+        if how == "patched":
+            stack.enter_context(fasthooks.patch())
+        else:
+            ours().begin()
+        original = HookedSession.run
+        stack.enter_context(mock.patch.object(HookedSession, "run", run))
+        if declined == "listed twice":
+            hooks.append(hooks[-1])
+        if declined == "raw session wrapped":
+            raw_run = v1.Session.run
+            stack.enter_context(
+                mock.patch.object(v1.Session, "run", lambda self, *args, **kwargs: raw_run(self, *args, **kwargs)))
+        with v1.train.MonitoredSession(hooks=hooks) as session:
+            if declined == "None fetched":
+                with pytest.raises(TypeError, match="has invalid type"):
+                    session.run(None)
+            else:
+                assert planned(session, op, 1) == [False]
+    assert len(calls) == 1 and len(asked) == len([hook for hook in hooks if isinstance(hook, User)])
+
+
+class ErringHook(v1.train.SessionRunHook):
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+
+class ErringSaver(v1.train.CheckpointSaverHook):
+    @property
+    def _checkpoint_dir(self):
+        raise RuntimeError("not yet")
+
+    @_checkpoint_dir.setter
+    def _checkpoint_dir(self, value):
+        pass
+
+    def begin(self):
+        pass
+
+    before_run = after_run = after_create_session = end = lambda self, *args: None
+
+
+@pytest.mark.parametrize("make", [
+    lambda directory: ErringHook(), lambda directory: ErringSaver(directory, save_steps=1000)], ids=["hook", "saver"])
+@pytest.mark.parametrize("sessions", [v1.train, fasthooks], ids=["adopted", "our_session"])
+def test_a_hook_with_attributes_that_raise(op, make, sessions, tmp_path):
+    with sessions.MonitoredSession(hooks=[ours(), make(str(tmp_path))]) as session:
+        assert planned(session, op) == [True] * 4
+
+
+def test_two_savers_are_told_of_once(op, tmp_path):
+    class Aborts(v1.train.SessionRunHook):
+        def before_run(self, run_context):
+            if aborts:
+                raise aborts.pop()
+
+    aborts = []
+    hooks = [ours(), Aborts(), *(v1.train.CheckpointSaverHook(str(tmp_path), save_steps=1000) for _ in range(2))]
+    with captured_logs() as logs, v1.train.MonitoredSession(hooks=hooks) as session:
+        for _ in range(3):
+            session.run(op)
+            aborts.append(tf.errors.AbortedError(None, None, "once"))
+            session.run(op)
+            assert not aborts
+    assert len([line for line in logs if "all save checkpoints into" in str(line[2])]) == 1
 
 
 def test_plans_go_with_the_session(op):

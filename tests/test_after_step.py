@@ -1,9 +1,14 @@
 """What waits for a hook's next step: called once, whatever else stands in the place of `after_run`."""
 
+import copy
+import pickle
+import threading
 from unittest import mock
 
 import pytest
 
+import fasthooks
+from fasthooks.hooks import after_step
 from fasthooks.hooks.after_step import OnceAfterStep
 
 
@@ -90,6 +95,51 @@ def test_one_that_is_put_back():
     with mock.patch.object(hook, "after_run", wraps=First(hook)):
         assert step(hook, 1) == ["First", "usual"]
     assert step(hook, 2) == ["usual"] and "after_run" not in vars(hook)
+
+
+def test_is_claimed_by_one_thread():
+    hook = Hook()
+    waiting = First(hook)
+    assert waiting.withdraw() and not waiting.withdraw()
+    # And while one looks at what stands there, no other puts something on top.
+    entered = threading.Event()
+
+    def put():
+        entered.set()
+        Second(hook)
+
+    with after_step._lock:
+        thread = threading.Thread(target=put)
+        thread.start()
+        entered.wait()
+        thread.join(0.1)
+        assert Second.of(hook) is None
+    thread.join()
+    assert step(hook, 1) == ["Second", "usual"]
+
+
+def test_a_static_method():
+    class Static(Hook):
+        @staticmethod
+        def after_run(run_context, run_values):
+            seen.append((run_context, run_values))
+
+    seen = []
+    hook = Static()
+    First(hook)
+    hook.after_run(1, 2)
+    assert seen == [(1, 2)] and [one[0] for one in hook.seen] == ["First"]
+
+
+@pytest.mark.parametrize("name", ["CheckpointSaverHook", "StepCounterHook", "SummarySaverHook"])
+def test_a_copy_of_a_hook_waits_for_nothing(name, tmp_path):
+    make = {"CheckpointSaverHook": lambda cls: cls(str(tmp_path), save_steps=3), "StepCounterHook": lambda cls: cls(),
+            "SummarySaverHook": lambda cls: cls(save_steps=3, summary_op="s:0")}
+    hook = make[name](getattr(fasthooks, name))
+    First(hook)
+    for copied in (copy.copy(hook), pickle.loads(pickle.dumps(hook))):
+        assert "after_run" not in vars(copied) and copied._timer._every_steps == hook._timer._every_steps
+    assert First.of(hook)
 
 
 def test_a_mocked_method_of_the_class():

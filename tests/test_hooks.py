@@ -757,3 +757,25 @@ def test_default_hooks_of_a_training_session(same_as_stock):
     record = same_as_stock(program)
     assert [step for step, tag, _ in summaries(record) if tag == "cost"] == [1, 5, 9, 13, 17, 21]
     assert checkpoints(record) == [0, 11, 21, 23]
+
+
+@pytest.mark.parametrize("every", [{"save_steps": 3}, {"save_secs": 3}], ids=["steps", "secs"])
+@pytest.mark.parametrize("kind", ["CheckpointSaverHook", "AsyncCheckpointSaverHook"])
+def test_a_checkpoint_reads_the_step_as_often_as_tensorflows(same_as_stock, kind, every):
+    def program(run):
+        reads = []
+        op, loss = build_model()
+        step = v1.train.get_global_step()
+        with tf.control_dependencies([loss]):
+            counted = v1.py_func(lambda value: (reads.append(value), value)[1], [step], tf.int64, stateful=True)
+        counted.set_shape([])
+        hook = getattr(run.api, kind)(run.dir, **every)
+        with run.api.MonitoredSession(quick_creator(run), [hook]) as session:
+            hook._global_step_tensor = counted
+            for number in range(12):
+                reads.clear()
+                session.run(loss if number % 4 == 2 else op)
+                run.note(number, len(reads), hook._timer.last_triggered_step())
+                run.clock.tick()
+
+    assert len(checkpoints(same_as_stock(program))) > 2

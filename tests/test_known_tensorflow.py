@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import types
 import warnings
 from unittest import mock
 
@@ -385,3 +386,58 @@ def test_without_source_files_nothing_is_verified(tmp_path):
     assert len(found["warned"]) == 1 and "no source files" in found["warned"][0] and "changed" not in found["warned"][0]
     for way, runs in found["ways"].items():
         assert all(run["differences"] == [] and (run["planned"] == 0) == (way != "accelerated") for run in runs), (way, runs)
+
+
+@pytest.mark.parametrize("source", ["class (", "a\0b", "def f():\n return " + "+".join(["1"] * 5000)],
+                         ids=["no Python", "NUL", "too deep for a parser in Python"])
+def test_a_source_that_cannot_be_parsed_verifies_nothing(source):
+    with mock.patch.object(known_tensorflow, "_source", return_value=source):
+        changed, unreadable = known_tensorflow._findings.__wrapped__()
+    assert changed | unreadable == {name for module in known_tensorflow._MODULES.values() for name in module.code}
+
+
+class Loader:
+    def __init__(self, found):
+        self.found = found
+
+    def get_source(self, module):
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+@pytest.mark.parametrize("loader", [
+    None, object(), Loader(None), Loader(b"bytes"), Loader(NotImplementedError()), Loader(ValueError("no text"))])
+def test_any_loader_may_have_loaded_tensorflow(loader):
+    module = types.ModuleType("loaded")
+    module.__loader__ = loader
+    with mock.patch.dict(sys.modules, loaded=module):
+        assert known_tensorflow._source("loaded") is None
+        del module.__loader__
+        assert known_tensorflow._source("loaded") is None
+
+
+@pytest.mark.parametrize("version", [None, 2.21, b"2.21.0"])
+def test_a_version_of_any_type(version):
+    with mock.patch.object(tf, "__version__", version):
+        assert known_tensorflow._release(known_tensorflow._version()) >= known_tensorflow._OLDEST
+
+
+def test_a_name_that_tensorflow_has_not_costs_what_stands_on_it():
+    done = run_apart("""if True:
+        from tensorflow.python.summary.writer import event_file_writer
+        from tensorflow.python.training import basic_session_run_hooks
+        del basic_session_run_hooks._HookTimer, basic_session_run_hooks.NeverTriggerTimer
+        del event_file_writer._EventLoggerThread
+        import tensorflow as tf
+        import fasthooks
+        v1 = tf.compat.v1
+        with tf.Graph().as_default():
+            op = v1.assign_add(v1.train.create_global_step(), 1)
+            with fasthooks.MonitoredSession(hooks=[fasthooks.StopAtStepHook(last_step=3)]) as session:
+                while not session.should_stop():
+                    session.run(op)
+        from fasthooks.step import _plan
+        assert _plan.totals()["planned_steps"] == 3
+    """)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,15 @@
 """What a hook has to do after its next step because of something that another thread found out."""
 
 
+import inspect
+import os
+import threading
+
+_lock = threading.RLock()
+# A child of a fork gets no lock that nobody releases.
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
 class OnceAfterStep:
     """Is called once in the place of a hook's `after_run`; derive from it and say in `act` what it does.
 
@@ -13,9 +22,10 @@ class OnceAfterStep:
 
     def __init__(self, hook):
         self._hook = hook
-        self._replaced = vars(hook).get("after_run")
         self._waits = True
-        hook.after_run = self
+        with _lock:
+            self._replaced = vars(hook).get("after_run")
+            hook.after_run = self
 
     @classmethod
     def of(cls, hook):
@@ -26,15 +36,17 @@ class OnceAfterStep:
         return found if isinstance(found, cls) else None
 
     def withdraw(self):
-        """Ends the waiting; `act` is not called any more."""
-        self._waits = False
-        found = top = vars(self._hook).get("after_run")
-        while isinstance(found, OnceAfterStep) and not found._waits:
-            found = found._replaced
-        if found is None and top is not None:
-            del self._hook.after_run
-        elif found is not top:
-            self._hook.after_run = found
+        """Ends the waiting. Returns whether it did: if not, this thread or another one has done so before."""
+        with _lock:
+            waited, self._waits = self._waits, False
+            found = top = vars(self._hook).get("after_run")
+            while isinstance(found, OnceAfterStep) and not found._waits:
+                found = found._replaced
+            if found is None and top is not None:
+                del self._hook.after_run
+            elif found is not top:
+                self._hook.after_run = found
+        return waited
 
     def act(self, run_context, run_values):
         """Is called with the arguments of `after_run`, in its place."""
@@ -46,11 +58,10 @@ class OnceAfterStep:
             self._replaced(run_context, run_values)
             return
         # Not `hook.after_run`: that may be a wrapper that was put around this object. A mock does not bind.
-        method = type(self._hook).after_run
-        (method.__get__(self._hook) if hasattr(type(method), "__get__") else method)(run_context, run_values)
+        cls = type(self._hook)
+        method = inspect.getattr_static(cls, "after_run")
+        (method.__get__(self._hook, cls) if hasattr(type(method), "__get__") else method)(run_context, run_values)
 
     def __call__(self, run_context, run_values):
-        # It does not if somebody has put a wrapper around it that is still there, or has put it back.
-        waits = self._waits
-        self.withdraw()
-        (self.act if waits else self.call_usual)(run_context, run_values)
+        # It does not wait if somebody has put a wrapper around it that is still there, or has put it back.
+        (self.act if self.withdraw() else self.call_usual)(run_context, run_values)

@@ -4,6 +4,7 @@ from tensorflow.python.training.session_run_hook import SessionRunHook
 
 from fasthooks import patching
 from fasthooks.hooks import writers
+from fasthooks.hooks.after_step import OnceAfterStep
 from fasthooks.triggers import _guard, _trigger
 
 
@@ -22,6 +23,10 @@ class PerStepMethods(patching.OurHook):
 
 class WriterMethods(PerStepMethods, SessionRunHook):
     """Those of the hooks that write event files, whose writer's failures surface in them."""
+
+    def __getstate__(self):
+        # A copy takes no part in what the original waits for.
+        return {name: value for name, value in vars(self).items() if not isinstance(value, OnceAfterStep)}
 
     def begin(self):
         """Opens the writer; see `tf.compat.v1.train.SessionRunHook`."""

@@ -19,7 +19,6 @@ from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training.basic_session_run_hooks import SecondOrStepTimer as _StockTimer
 
-from fasthooks.hooks.after_step import OnceAfterStep
 from fasthooks.hooks.base import PerStepMethods, WriterMethods
 from fasthooks.rebinding import rebound
 from fasthooks.triggers import _timer, _trigger, recognition
@@ -241,9 +240,8 @@ class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.
         self._save_on_error = save_on_error
 
     def __getstate__(self):
-        # A copy takes no part in what the original does in a session.
-        return {name: value for name, value in vars(self).items()
-                if name != "_closing" and not isinstance(value, OnceAfterStep)}
+        # Nor in what it does in a session.
+        return {name: value for name, value in super().__getstate__().items() if name != "_closing"}
 
     def after_create_session(self, session: Any, coord: Any) -> None:
         """Writes the graph and the first checkpoint; see `tf.compat.v1.train.SessionRunHook`."""

@@ -19,7 +19,7 @@ from tensorflow.python.summary.writer import event_file_writer
 from fasthooks import background, known_tensorflow
 from fasthooks.hooks.after_step import OnceAfterStep
 
-_KNOWN = known_tensorflow.is_known(event_file_writer.EventFileWriter, event_file_writer._EventLoggerThread)
+_KNOWN = known_tensorflow.is_known(event_file_writer.EventFileWriter, getattr(event_file_writer, "_EventLoggerThread", None))
 # What a record has around an event: its length and two checksums.
 _FRAME = 16
 
@@ -158,8 +158,7 @@ def settle(hook):
 
 def _raise_failure(hook):
     failure = _Failure.of(hook)
-    if failure is not None:
-        failure.withdraw()
+    if failure is not None and failure.withdraw():
         raise failure.error
 
 

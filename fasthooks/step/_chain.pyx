@@ -151,7 +151,7 @@ cdef class HookedSessionBase:
         # One step with all hooks and no options of the caller's.
         if self._should_stop is not False or self._sess is None:
             check_may_run(self)
-        return self.dispatcher().step(self, fetches, feed_dict, None)
+        return self.dispatcher().step(self, fetches, feed_dict, None, None)
 
     def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs one step with the hooks; see `tf.compat.v1.Session.run`."""
@@ -173,11 +173,11 @@ cdef class HookedSessionBase:
             dispatcher.runs.cache.decline(declining.CHAIN_PATCHED if _our_guard.known else declining.CODE_UNKNOWN)
             if hooks is not None:
                 dispatcher = HookDispatcher(dispatcher.runs, hooks, True)
-            return dispatcher.stock_step(self, fetches, feed_dict, protos_for(options, run_metadata))
+            return dispatcher.stock_step(self, fetches, feed_dict, protos_for(options, run_metadata), None)
         check_may_run(self)
         if hooks is not None:
             dispatcher = self.steps.dispatcher_of_some(dispatcher.runs, hooks)
-        return dispatcher.step(self, fetches, feed_dict, protos_for(options, run_metadata))
+        return dispatcher.step(self, fetches, feed_dict, protos_for(options, run_metadata), None)
 
     def chosen(self, hooks):
         """Returns those of this session's hooks that are to see a run.
@@ -301,7 +301,7 @@ def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
             count_unseen(declining.FOREIGN_HOOKED)
         return original(session, fetches, feed_dict, options, run_metadata)
     check_may_run(session)
-    return dispatcher.step(session, fetches, feed_dict, protos_for(options, run_metadata))
+    return dispatcher.step(session, fetches, feed_dict, protos_for(options, run_metadata), original)
 
 
 cdef class Chain:

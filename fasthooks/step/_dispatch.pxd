@@ -18,8 +18,9 @@ cdef class HookDispatcher(Counted):
     cdef tuple current_slots(self)
     cdef str obstacle(self, tuple slots, object fetches, RunProtos protos)
     # Runs one step. `session`: the hooked session that keeps the stop flag. `protos`: those that the caller gave; None: neither.
-    cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos)
-    cdef object stock_step(self, object session, object fetches, object feed_dict, RunProtos protos)
+    # `stock_run`: TensorFlow's `_HookedSession.run`, for a step that goes its way; None: what the class has now.
+    cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run)
+    cdef object stock_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run)
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict)
 
 
@@ -44,6 +45,7 @@ cdef class Step:
     cdef object run(self)
     cdef object run_stock(self, object raw)
     cdef int tell(self, Py_ssize_t first) except -1
-    cdef bint has_to_act(self, Py_ssize_t place, Slot slot) except -1
+    cdef int decision(self, Py_ssize_t place, Slot slot) except -1
+    cdef int act_on_read(self, Slot slot) except -1
     cdef int act(self, Slot slot, object result) except -1
     cdef object result_for(self, Py_ssize_t place, Slot slot)

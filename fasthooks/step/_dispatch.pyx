@@ -21,7 +21,7 @@ from fasthooks.step._feed cimport plain_dict
 from fasthooks.step._prepared cimport PreparedRuns, PreparedStep, to_front
 from fasthooks.step._slot cimport Slot
 from fasthooks.step._structure cimport Template, built, held
-from fasthooks.triggers._timer cimport QUIET, READ, Clock
+from fasthooks.triggers._timer cimport ACT, QUIET, READ, Clock
 
 cdef object _HookedSession = monitored_session._HookedSession
 
@@ -81,7 +81,7 @@ cdef class HookDispatcher(Counted):
             reason = self.irregular
         return declining.HOOKS_CHANGED if reason is None and slots is None else reason
 
-    cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos):
+    cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run):
         cdef PreparedRuns runs = self.runs
         cdef tuple slots = self.current_slots() if runs.plannable() else None
         cdef Py_ssize_t i, n, index
@@ -97,7 +97,7 @@ cdef class HookDispatcher(Counted):
             reason = self.obstacle(slots, fetches, protos)
             if reason is not None:
                 runs.cache.decline(reason)
-                return self.stock_step(session, fetches, feed_dict, protos)
+                return self.stock_step(session, fetches, feed_dict, protos, stock_run)
         n = len(slots)
         clock.known = False
         if protos is not None or self.reads_metadata or runs.on_first_step is not None:
@@ -147,9 +147,9 @@ cdef class HookDispatcher(Counted):
         step.tell(i)
         return result
 
-    cdef object stock_step(self, object session, object fetches, object feed_dict, RunProtos protos):
+    cdef object stock_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run):
         # TensorFlow's own loop over the hooks.
-        run = original_of(_HookedSession.run)
+        run = original_of(_HookedSession.run) if stock_run is None else stock_run
         if protos is None:
             protos = RunProtos.__new__(RunProtos)
         part = session.with_hooks(self.hooks) if self.subset else session
@@ -330,6 +330,7 @@ cdef class Step:
         # Calls `after_run` where there is something to do, from hook number `first` of the live list on.
         cdef object hooks = self.dispatcher.hooks if self.dispatcher.subset else self.session._hooks
         cdef Py_ssize_t i = first, place
+        cdef int decision
         assert len(self.slots) == len(self.asked)
         cdef Slot slot
         while i < len(hooks):
@@ -341,28 +342,34 @@ cdef class Step:
                 self.act(Slot(hook), None)
                 continue
             slot = <Slot>self.slots[place]
-            if self.has_to_act(place, slot):
+            decision = self.decision(place, slot)
+            if decision == READ:
+                self.act_on_read(slot)
+            elif decision != QUIET:
                 self.act(slot, self.result_for(place, slot))
         if self.context._stop_requested:
             self.session._should_stop = self.session._should_stop or self.context.stop_requested
         return 0
 
-    cdef bint has_to_act(self, Py_ssize_t place, Slot slot) except -1:
+    cdef int decision(self, Py_ssize_t place, Slot slot) except -1:
         cdef PyObject* value = NULL
         cdef Py_ssize_t index
-        cdef int decision
         if self.asked[place] and slot.trigger is not None:
-            return True
+            return ACT
         if self.prepared is not None:
             index = self.prepared.indices[place]
             if index >= 0:
                 value = PyList_GET_ITEM(self.values, index)
         elif slot.trigger is not None:
             slot.trigger.quiet_value(self.result_for(place, slot), &value)
-        decision = slot.after(value, &self.clock)
-        if decision == READ:
-            decision = slot.after_read(self.dispatcher.runs.read(slot.tensor), &self.clock)
-        return decision != QUIET
+        return slot.after(value, &self.clock)
+
+    cdef int act_on_read(self, Slot slot) except -1:
+        # The one read that TensorFlow makes too; what it does with the value, the trigger does.
+        global_step = self.dispatcher.runs.read(slot.tensor)
+        if slot.after_read(global_step, &self.clock) != QUIET:
+            slot.trigger.act_on_read(slot.hook, self.context, global_step)
+        return 0
 
     cdef int act(self, Slot slot, object result) except -1:
         context = self.context

@@ -10,7 +10,7 @@ cdef enum Decision:
     QUIET = 0   # the hook's own method would do nothing that has not been done here
     ACT = 1     # call the hook's own method
     READ = 2    # read the global step again and ask `after_read`
-    ODD = 3     # types that the compiled rule does not read; as ACT
+    ODD = 3     # what the compiled rule does not read: as ACT
 
 # One reading of `time.time`, shared by all decisions before a run, another one by all decisions after it.
 # Starts zeroed.

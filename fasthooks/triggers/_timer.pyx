@@ -30,7 +30,7 @@ cdef extern from "Python.h":
 
 # Timer classes in plain Python whose attributes a view may read: those with the rule of `Timer` (value False) and those
 # that never trigger (value True).
-cdef dict _plain_timers = {stock.SecondOrStepTimer: False, stock.NeverTriggerTimer: True}
+cdef dict _plain_timers = {getattr(stock, "SecondOrStepTimer", None): False, getattr(stock, "NeverTriggerTimer", None): True}
 
 cdef dict _time_names = time.__dict__
 cdef object _builtin_clock_object = time.time
@@ -129,7 +129,7 @@ cdef class Timer(Watched):
 
 
 cdef class TimerView:
-    """One look at a timer of any class: ours, TensorFlow's, or somebody's own (which always means ACT)."""
+    """One look at a timer of any class: ours, TensorFlow's, or somebody's own (which always means ODD)."""
 
     def __cinit__(self, timer):
         cdef unsigned long long tag
@@ -157,21 +157,21 @@ cdef class TimerView:
         cdef unsigned long long version
         if compiled is not None:
             if not is_stock(compiled):
-                return ACT
+                return ODD
             read_timer(&numbers, <PyObject*>compiled._every_secs, <PyObject*>compiled._every_steps,
                        <PyObject*>compiled._last_triggered_step, <PyObject*>compiled._last_triggered_time)
             return timer_rule(&numbers, step, clock)
         if self.tag == 0 or (<PyObject*>self.timer).ob_type is not self.cls or type_tag(self.cls) != self.tag:
-            return ACT
+            return ODD
         fields = instance_dict(<PyObject*>self.timer)
         if fields is NULL:
-            return ACT
+            return ODD
         try:
             version = dict_version(fields)
             if version == 0 or version != self.version:
                 version = new_dict_version(fields)
                 if PyDict_GetItemWithError(<object>fields, "should_trigger_for_step") is not NULL:
-                    return ACT
+                    return ODD
                 self.read(fields)
                 self.version = version
             elif WATCHES:   # the version does not tell of numbers

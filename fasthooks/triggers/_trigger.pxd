@@ -25,6 +25,8 @@ cdef class HookTrigger(Watched):
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1
     # `value`: the global step read after the run, when `after` said READ.
     cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1
+    # What the hook's own `after_run` does once it has read the step and its timer has triggered for that.
+    cdef int act_on_read(self, object hook, object context, object global_step) except -1
     # The hook's own `after_run` was called with these results.
     cdef int acted(self, object results) except -1
     # Decision of the timer that is in `_timer` now.

@@ -63,6 +63,9 @@ cdef class HookTrigger(Watched):
     cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
         return ACT
 
+    cdef int act_on_read(self, object hook, object context, object global_step) except -1:
+        raise NotImplementedError
+
     cdef int acted(self, object results) except -1:
         return 0
 
@@ -270,19 +273,25 @@ cdef class CheckpointSaverTrigger(GlobalStepTrigger):
 
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
         cdef int64_t step, per_run
+        cdef int decision
         if (not as_step(value, &step)
                 or not as_step(live(fields, <PyObject*>self._steps_per_run, "_steps_per_run"), &per_run)
                 or (is_int32(value) and not -(INT32_MAX // 2) < per_run < INT32_MAX // 2)):
             return ACT
-        if self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step + per_run, clock) == QUIET:
-            return QUIET
-        return READ
+        decision = self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step + per_run, clock)
+        return READ if decision == ACT else decision
 
     cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
         cdef int64_t step
         if not as_step(value, &step):
             return ACT
         return self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step, clock)
+
+    cdef int act_on_read(self, object hook, object context, object global_step) except -1:
+        hook._timer.update_last_triggered_step(global_step)
+        if hook._save(context.session, global_step):
+            context.request_stop()
+        return 0
 
 
 cdef class GlobalStepWaiterTrigger(HookTrigger):

@@ -96,8 +96,8 @@ def _know(cls, module, names):
 
 for _cls in (*_STOCK_TRIGGERS, SessionRunHook):
     _know(_cls, sys.modules[_cls.__module__], _HOOK_METHODS)
-for _cls in (stock.SecondOrStepTimer, stock.NeverTriggerTimer, stock._HookTimer):
-    _know(_cls, stock, ("should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset"))
+for _name in {"SecondOrStepTimer", "NeverTriggerTimer", "_HookTimer"} & vars(stock).keys():
+    _know(vars(stock)[_name], stock, ("should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset"))
 for _value in [*vars(_timer).values(), *vars(_trigger).values()]:
     if isinstance(_value, type) and issubclass(_value, _guard.Watched):
         _guard.know(*vars(_value).values())
