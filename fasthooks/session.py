@@ -12,11 +12,13 @@ TensorFlow's own objects, but for the hooked one. What a step does, from `sessio
                                                                     refused: Session.run
     feeds checked, converted if need be                             not as Session.run wants them: Session.run
     values = Session.run's own native call, inline or on the pool   options given or asked for: with these, and metadata
+    result = the caller's values in the structure of fetches
     for each hook of the live list:
         trigger.after(its value, clock)                             quiet: counters move on, no Python runs
+                                                                    a saver whose step may have come: one prepared read of
+                                                                        it, then quiet or a save
                                                                     else: hook.after_run(context, run_values)
     stop flag |= context.stop_requested
-    results in the structure of fetches
     an exception anywhere: handed to TensorFlow's chain, which recovers, replaces or passes it on
 
 `context` and `run_values` exist only on steps on which a hook is called.
