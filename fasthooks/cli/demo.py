@@ -1,17 +1,17 @@
 """Trains the same small network under TensorFlow's session hooks and under fasthooks', and compares the two.
 
 The network (64-64-10, softmax cross-entropy, Adam) learns scikit-learn's handwritten digits from minibatches that are
-fed on each step, first under tf.compat.v1.train.MonitoredTrainingSession with TensorFlow's hooks, then under fasthooks'
+fed on each step, once under tf.compat.v1.train.MonitoredTrainingSession with TensorFlow's hooks, once under fasthooks'
 with the hooks of the same names and arguments: checkpoints, summaries, step counter, logging, NaN check, stop at step,
 final accuracy. Seed, batches and their order are the same, and one intra-op thread keeps float sums in order, so both
 must end with the same variables.
 
-How the figures are taken: "µs/step" is the wall time of the whole training loop, all triggers included, divided by its
-steps; making and closing the session, the first steps (200 at most) and the progress bar are left out. "unhooked" is the
-same loop over the same graph and batches without a hook: for TensorFlow a bare Session.run(train_op, feed_dict), for
-fasthooks a fasthooks.MonitoredSession without hooks (it is its own floor: it prepares a step once, which a bare Session
-does on each run). It is measured right before and right after the training and averaged. "hooks" is the difference, so a
-loaded machine can make it negative.
+How the figures are taken: the two trainings take turns, and with them the same two loops without a hook (for TensorFlow a
+bare Session.run(train_op, feed_dict), for fasthooks a fasthooks.MonitoredSession without hooks). All are open at once; each
+runs 100 steps, in which every trigger comes once, then it is the next one's turn. "µs/step" is the wall time of such a block,
+divided by its steps, "unhooked" that of the loop without hooks right beside it, "hooks" the difference. Shown are medians of
+all blocks but the first (200 steps at most), and below them the range in which the middle half of the blocks lies. Where
+that range is wide, other programs kept the machine busy, and the last line says so.
 
 The exit code is 1, with the reason, if the two end at different steps, with variables that differ by more than a relative
 1e-5, or with a test accuracy under 0.95 (fewer than about 500 steps do not reach it).
@@ -29,7 +29,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,10 @@ from typing import Any
 SEED = 20
 BATCH_SIZE = 32
 HIDDEN_UNITS = 64
-EVERY_STEPS = 100  # summaries, log lines, step counter
+EVERY_STEPS = 100  # summaries, log lines, step counter; and the steps of a block
 WARMUP_STEPS = 200
-FLOOR_STEPS = 1000
-BAR_UPDATE_SECS = 0.1
+# The middle half of the blocks' ratios, over their median: with more, the machine was too busy for a figure.
+MAX_SPREAD = 0.5
 MIN_ACCURACY = 0.95
 RELATIVE_TOLERANCE = 1e-5
 
@@ -80,16 +80,27 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """What was seen of blocks: their median and the quartiles beside it, in microseconds a step unless it is a ratio."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:,.1f}\n{self.low:,.1f}..{self.high:,.1f}"
+
+
+@dataclass(frozen=True)
 class Result:
-    """One training: where it ended and what a step took, in microseconds."""
+    """One training: where it ended and what its steps took."""
 
     name: str
     global_step: int
     test_accuracy: float
-    steps_per_sec: float
-    step_us: float
-    unhooked_us: float
-    hooks_us: float
+    step_us: Figure
+    unhooked_us: Figure
+    hooks_us: Figure
     directory: str
     checkpoint: str
 
@@ -134,110 +145,151 @@ def session_config(tf: Any) -> Any:
     return tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, device_count={"GPU": 0})
 
 
-def unhooked_step_secs(tf: Any, train: Any, digits: Digits, steps: int) -> float:
-    """Returns the mean seconds of a step without hooks: the floor that `train` (see `train_once`) stands on."""
-    with tf.Graph().as_default():
-        model = build_model(tf)
-        batches = digits.batches()
-        if train is tf.compat.v1.train:
-            with tf.compat.v1.Session(config=session_config(tf)) as session:
-                session.run(tf.compat.v1.global_variables_initializer())
-                for count in range(-min(steps, WARMUP_STEPS), steps):
-                    if count == 0:
-                        begin = time.perf_counter()
-                    images, labels = next(batches)
-                    session.run(model.train_op, feed_dict={model.images: images, model.labels: labels})
-                return (time.perf_counter() - begin) / steps
-        with train.MonitoredSession(session_creator=train.ChiefSessionCreator(config=session_config(tf))) as session:
-            count = -min(steps, WARMUP_STEPS)
-            while not session.should_stop():
-                if count == 0:
-                    begin = time.perf_counter()
-                if count == steps:
-                    break
-                images, labels = next(batches)
-                session.run(model.train_op, feed_dict={model.images: images, model.labels: labels})
-                count += 1
-            return (time.perf_counter() - begin) / steps
-
-
-def train_once(tf: Any, train: Any, digits: Digits, steps: int, directory: Path, bar: Any) -> tuple[float, float]:
-    """Builds the network and trains it for `steps` steps with the sessions and hooks of one namespace.
+class Lane:
+    """A session and its loop, of which a block of steps can be run at a time.
 
     Args:
         tf: the tensorflow module.
+        make: called in a fresh graph with the model in it; returns the session.
+        digits: the data.
+        log: where what TensorFlow and fasthooks log goes.
+    """
+
+    def __init__(self, tf: Any, make: Callable[[Model], Any], digits: Digits, log: Path) -> None:
+        self._log = log
+        self._graph = tf.Graph()
+        self._batches = digits.batches()
+        self.block_us: list[float] = []
+        with self._entered():
+            self._model = build_model(tf)
+            self._session = make(self._model)
+
+    def run(self, steps: int, timed: bool) -> None:
+        """Runs up to so many steps; keeps how long one of them took, in microseconds, if `timed`."""
+        session, model, batches = self._session, self._model, self._batches
+        # A plain session has none.
+        should_stop = getattr(session, "should_stop", lambda: False)
+        with self._entered():
+            begin = time.perf_counter()
+            for _ in range(steps):
+                if should_stop():
+                    break
+                images, labels = next(batches)
+                session.run(model.train_op, feed_dict={model.images: images, model.labels: labels})
+            secs = time.perf_counter() - begin
+        if timed:
+            self.block_us.append(secs / steps * 1e6)
+
+    def close(self) -> None:
+        with self._entered():
+            self._session.close()
+
+    @contextlib.contextmanager
+    def _entered(self) -> Iterator[None]:
+        with log_to(self._log), self._graph.as_default():
+            yield
+
+
+class Training:
+    """The training with the sessions and hooks of one namespace, and the same loop without hooks.
+
+    Args:
+        tf: the tensorflow module.
+        name: what to call it.
         train: tf.compat.v1.train or fasthooks; nothing else differs between the two.
         digits: the data.
         steps: the global step to stop at.
         directory: receives checkpoints and event files.
-        bar: called now and then with the number of steps done.
-
-    Returns:
-        The mean seconds of a step (after the warm-up, without the bar) and the accuracy on the test images.
     """
-    warmup = min(WARMUP_STEPS, steps // 5)
-    with tf.Graph().as_default():
-        model = build_model(tf)
-        final = train.FinalOpsHook(
-            model.accuracy, final_ops_feed_dict={model.images: digits.test_images, model.labels: digits.test_labels}
+
+    def __init__(self, tf: Any, name: str, train: Any, digits: Digits, steps: int, directory: Path) -> None:
+        self._tf = tf
+        self._name = name
+        self._directory = directory
+        log = directory.with_suffix(".log")
+
+        def hooked(model: Model) -> Any:
+            test = {model.images: digits.test_images, model.labels: digits.test_labels}
+            self._final = train.FinalOpsHook(model.accuracy, final_ops_feed_dict=test)
+            hooks = [
+                train.StopAtStepHook(last_step=steps),
+                train.NanTensorHook(model.loss),
+                train.LoggingTensorHook({"loss": model.loss}, every_n_iter=EVERY_STEPS),
+                self._final,
+            ]
+            # With a checkpoint_dir this session adds the step counter, the summary saver and the checkpoint saver (at the
+            # start, every 600 s, and at the end).
+            return train.MonitoredTrainingSession(
+                checkpoint_dir=str(directory),
+                hooks=hooks,
+                config=session_config(tf),
+                save_summaries_steps=EVERY_STEPS,
+                log_step_count_steps=EVERY_STEPS,
+            )
+
+        def unhooked(model: Model) -> Any:
+            if train is not tf.compat.v1.train:
+                return train.MonitoredSession(session_creator=train.ChiefSessionCreator(config=session_config(tf)))
+            session = tf.compat.v1.Session(config=session_config(tf))
+            session.run(tf.compat.v1.global_variables_initializer())
+            return session
+
+        self.lanes = [Lane(tf, make, digits, log) for make in (hooked, unhooked)]
+
+    def end(self) -> Result:
+        """Closes the sessions and returns what came of the training."""
+        import numpy as np
+
+        for lane in self.lanes:
+            lane.close()
+        checkpoint = self._tf.train.latest_checkpoint(str(self._directory))
+        if checkpoint is None:
+            raise DemoError(f"{self._name} left no checkpoint in {self._directory}")
+        hooked, unhooked = (np.array(lane.block_us) for lane in self.lanes)
+        return Result(
+            name=self._name,
+            global_step=int(self._tf.train.load_checkpoint(checkpoint).get_tensor("global_step")),
+            test_accuracy=float(self._final.final_ops_values),
+            step_us=figure(hooked),
+            unhooked_us=figure(unhooked),
+            hooks_us=figure(hooked - unhooked),
+            directory=str(self._directory),
+            checkpoint=checkpoint,
         )
-        hooks = [
-            train.StopAtStepHook(last_step=steps),
-            train.NanTensorHook(model.loss),
-            train.LoggingTensorHook({"loss": model.loss}, every_n_iter=EVERY_STEPS),
-            final,
-        ]
-        batches = digits.batches()
-        # With a checkpoint_dir this session adds the step counter, the summary saver and the checkpoint saver (at the
-        # start, every 600 s, and at the end).
-        with train.MonitoredTrainingSession(
-            checkpoint_dir=str(directory),
-            hooks=hooks,
-            config=session_config(tf),
-            save_summaries_steps=EVERY_STEPS,
-            log_step_count_steps=EVERY_STEPS,
-        ) as session:
-            count = 0
-            begin = next_update = time.perf_counter()
-            while not session.should_stop():
-                images, labels = next(batches)
-                session.run(model.train_op, feed_dict={model.images: images, model.labels: labels})
-                count += 1
-                if count == warmup:
-                    begin = time.perf_counter()
-                elif not count & 31:
-                    now = time.perf_counter()
-                    if now >= next_update:
-                        bar(count)
-                        next_update = time.perf_counter() + BAR_UPDATE_SECS
-                        begin += time.perf_counter() - now
-            step_secs = (time.perf_counter() - begin) / (count - warmup)
-            bar(count)
-    return step_secs, float(final.final_ops_values)
 
 
-def measure(tf: Any, name: str, train: Any, digits: Digits, steps: int, directory: Path, bar: Any) -> Result:
-    """Trains with one namespace, between two measurements of its floor."""
-    floor_steps = min(FLOOR_STEPS, steps)
-    with log_to(directory.with_suffix(".log")):
-        floors = [unhooked_step_secs(tf, train, digits, floor_steps)]
-        step_secs, accuracy = train_once(tf, train, digits, steps, directory, bar)
-        floors.append(unhooked_step_secs(tf, train, digits, floor_steps))
-    unhooked_secs = sum(floors) / len(floors)
-    checkpoint = tf.train.latest_checkpoint(str(directory))
-    if checkpoint is None:
-        raise DemoError(f"{name} left no checkpoint in {directory}")
-    return Result(
-        name=name,
-        global_step=int(tf.train.load_checkpoint(checkpoint).get_tensor("global_step")),
-        test_accuracy=accuracy,
-        steps_per_sec=1 / step_secs,
-        step_us=step_secs * 1e6,
-        unhooked_us=unhooked_secs * 1e6,
-        hooks_us=(step_secs - unhooked_secs) * 1e6,
-        directory=str(directory),
-        checkpoint=checkpoint,
-    )
+def take_turns(trainings: list[Training], steps: int, bar: Callable[[int], None]) -> Any:
+    """Runs all trainings, block by block; returns by how much the first one's block took longer than the second one's."""
+    import numpy as np
+
+    lanes = [lane for training in trainings for lane in training.lanes]
+    warmup = min(WARMUP_STEPS, steps // 5)
+    count = 0
+    while count < steps:
+        # The last step's checkpoint is no part of a block; nor is a shorter block at the end, if there are others.
+        block = min(EVERY_STEPS, warmup - count if count < warmup else steps - count)
+        timed = count >= warmup and (block == EVERY_STEPS or not lanes[0].block_us)
+        for lane in lanes if count // EVERY_STEPS % 2 else reversed(lanes):
+            lane.run(block, timed)
+        count += block
+        bar(count)
+    first, second = (np.array(training.lanes[0].block_us) for training in trainings)
+    return first / second
+
+
+def figure(blocks: Any) -> Figure:
+    import numpy as np
+
+    low, median, high = np.percentile(blocks, [25, 50, 75])
+    return Figure(float(median), float(low), float(high))
+
+
+def verdict(ratio: Figure) -> str:
+    """Returns the sentence about the two trainings' steps."""
+    if ratio.high - ratio.low > MAX_SPREAD * ratio.median:
+        return (f"The machine was too busy for a figure: TensorFlow's step took {ratio.low:.1f} to {ratio.high:.1f} times as "
+                "long as fasthooks' in the middle half of the blocks.")
+    return f"TensorFlow's step takes {ratio.median:.1f} times as long as fasthooks' ({ratio.low:.1f}..{ratio.high:.1f})."
 
 
 @contextlib.contextmanager
@@ -288,6 +340,19 @@ def differences(tf: Any, reference: Result, other: Result) -> list[str]:
     return found
 
 
+def refuse_unwritable(path: Path, option: str) -> None:
+    """Ends the demo if a file cannot be written; makes the directories above it."""
+    existed = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise DemoError(f"{option} cannot be written: {error}") from error
+
+
 def require(module_name: str, extra: str) -> Any:
     """Imports a module, or ends the demo with the extra that brings it."""
     try:
@@ -299,13 +364,14 @@ def require(module_name: str, extra: str) -> Any:
 def results_table(results: list[Result]) -> Any:
     from rich.table import Table
 
-    table = Table(title=f"{results[0].global_step:,} steps of a 64-{HIDDEN_UNITS}-10 network, batches of {BATCH_SIZE}")
+    title = f"{results[0].global_step:,} steps of a 64-{HIDDEN_UNITS}-10 network, batches of {BATCH_SIZE}"
+    table = Table(title=title, show_lines=True)
     table.add_column("", no_wrap=True)
     for heading in ("steps/s", "µs/step", "unhooked", "hooks", "accuracy"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
-        microseconds = [f"{value:,.1f}" for value in (result.step_us, result.unhooked_us, result.hooks_us)]
-        table.add_row(result.name, f"{result.steps_per_sec:,.0f}", *microseconds, f"{result.test_accuracy:.3f}")
+        microseconds = [str(one) for one in (result.step_us, result.unhooked_us, result.hooks_us)]
+        table.add_row(result.name, f"{1e6 / result.step_us.median:,.0f}", *microseconds, f"{result.test_accuracy:.3f}")
     return table
 
 
@@ -360,33 +426,31 @@ def compare(steps: int, directory: Path | None, json_file: Path | None) -> int:
     for _, _, subdirectory in runs:
         if tf.train.latest_checkpoint(str(subdirectory)) is not None:
             raise DemoError(f"{subdirectory} holds a checkpoint, and the training would resume from it: use another --dir")
-        subdirectory.mkdir(parents=True, exist_ok=True)
+        refuse_unwritable(subdirectory / "demo", "--dir")
+    if json_file is not None:
+        refuse_unwritable(json_file, "--json")
     console.print(f"Writing to {directory}", soft_wrap=True)
 
     digits = load_digits()
     columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    results = []
-    # No refresh thread: it would take the interpreter from the loop that is measured.
+    # No refresh thread: it would take the interpreter from the loops that are measured.
     with Progress(*columns, console=console, auto_refresh=False) as progress:
-        for name, train, subdirectory in runs:
-            task = progress.add_task(name, total=steps)
-
-            def bar(count: int, task: Any = task) -> None:
-                progress.update(task, completed=count, refresh=True)
-
-            results.append(measure(tf, name, train, digits, steps, subdirectory, bar))
+        task = progress.add_task("steps", total=steps)
+        trainings = [Training(tf, name, train, digits, steps, subdirectory) for name, train, subdirectory in runs]
+        ratios = take_turns(trainings, steps, lambda count: progress.update(task, completed=count, refresh=True))
+    results = [training.end() for training in trainings]
 
     reference, ours = results
-    ratio = reference.step_us / ours.step_us
+    ratio = figure(ratios)
     console.print(results_table(results))
-    console.print(f"TensorFlow's step takes {ratio:.2f} times as long as fasthooks'.")
+    console.print(verdict(ratio), soft_wrap=True)
     console.print("Checkpoints and event files:", *(f"  {result.directory}" for result in results), sep="\n", soft_wrap=True)
     wrong = differences(tf, reference, ours)
     if json_file is not None:
         figures = {
             "steps": steps,
             "batch_size": BATCH_SIZE,
-            "ratio": ratio,
+            "ratio": asdict(ratio),
             "results": [asdict(result) for result in results],
             "differences": wrong,
             "versions": {
