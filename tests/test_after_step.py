@@ -134,7 +134,7 @@ def test_a_static_method():
 @pytest.mark.parametrize("name", ["CheckpointSaverHook", "StepCounterHook", "SummarySaverHook"])
 def test_a_copy_of_a_hook_waits_for_nothing(name, tmp_path):
     make = {"CheckpointSaverHook": lambda cls: cls(str(tmp_path), save_steps=3), "StepCounterHook": lambda cls: cls(),
-            "SummarySaverHook": lambda cls: cls(save_steps=3, summary_op="s:0")}
+            "SummarySaverHook": lambda cls: cls(save_steps=3, output_dir=str(tmp_path), summary_op="s:0")}
     hook = make[name](getattr(fasthooks, name))
     First(hook)
     for copied in (copy.copy(hook), pickle.loads(pickle.dumps(hook))):

@@ -216,12 +216,13 @@ def test_resident_memory_does_not_grow_over_quiet_steps(tmp_path):
     program = Program(tmp_path)
     with program.session() as session:
         program.step(session, 4000)
-        gc.collect()
-        before = psutil.Process().memory_info().rss
-        program.step(session, 20000)
-        gc.collect()
-        # 64 bytes on each run would be 1.2 MiB; the allocators of others may take a page or two.
-        assert psutil.Process().memory_info().rss - before < MIB
+        resident = []
+        for _ in range(4):
+            gc.collect()
+            resident.append(psutil.Process().memory_info().rss)
+            program.step(session, 20000)
+        # 64 bytes on each run would be 1.2 MiB each time. What threads of earlier tests do meanwhile comes once.
+        assert np.diff(resident).min() < MIB, resident
 
 
 def test_memory_is_bounded_by_the_plans_that_are_kept(tmp_path):
