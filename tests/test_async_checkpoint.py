@@ -283,6 +283,66 @@ def test_checked_ops_leave_a_value_that_was_read_alone(name):
     assert variables
 
 
+def adds_one(array):
+    array += 1
+    return array
+
+
+def inplace(x):
+    return tf.raw_ops.InplaceAdd(x=x, i=[0], v=tf.ones([1, 2]))
+
+
+# Ops that are given a variable's value, and may change it where it lies.
+WRITERS = {
+    "in place": lambda w: inplace(w.read_value()),
+    "identity": lambda w: inplace(tf.identity(w)),
+    "reshape": lambda w: inplace(tf.reshape(w, [2, 2])),
+    "slices": lambda w: inplace(tf.split(w.read_value(), 2)[0]),
+    "NumPy": lambda w: tf.numpy_function(adds_one, [w.read_value()], tf.float32),
+    "cond": lambda w: tf.cond(tf.reduce_sum(w.read_value()) > -1, lambda: inplace(w.read_value()), lambda: w.read_value()),
+    "function": lambda w: tf.function(inplace)(w.read_value()),
+    "queue": lambda w: v1.FIFOQueue(9, tf.float32).enqueue(w.read_value()),
+    "list": lambda w: tf.raw_ops.TensorListPushBack(
+        input_handle=tf.raw_ops.EmptyTensorList(element_shape=[2, 2], max_num_elements=9, element_dtype=tf.float32),
+        tensor=w.read_value()),
+}
+READERS = {
+    "sum": lambda w: tf.reduce_sum(w.read_value()),
+    "product": lambda w: tf.matmul(tf.transpose(w), w),
+    "behind a product": lambda w: tf.numpy_function(adds_one, [tf.matmul(w, w)], tf.float32),
+    "gradient": lambda w: v1.train.MomentumOptimizer(0.1, 0.9).minimize(tf.reduce_sum(tf.nn.relu(tf.matmul(w, w)[:1]))),
+    "assigned to another": lambda w: v1.get_variable("other", [2, 2], use_resource=True).assign(w),
+}
+
+
+@pytest.mark.parametrize("use", [*WRITERS, *READERS])
+def test_values_that_are_given_to_a_writer_are_copied(use):
+    with tf.Graph().as_default() as graph:
+        variable = v1.get_variable("w", initializer=tf.ones([2, 2]), use_resource=True)
+        saved = variable.read_value()
+        {**WRITERS, **READERS}[use](variable)
+        assert (saved.ref() in async_checkpoint._with_lasting_values(graph, [saved])) == (use in READERS)
+
+
+@pytest.mark.parametrize("use", ["in place", "reshape", "NumPy"])
+def test_a_checkpoint_has_its_steps_value_though_that_is_changed_in_place(sessions, tmp_path, use):
+    with tf.Graph().as_default():
+        variable = v1.get_variable("w", initializer=tf.zeros([2, 2]), use_resource=True)
+        step = v1.train.create_global_step()
+        saver = v1.train.Saver(max_to_keep=None)
+        with tf.control_dependencies([WRITERS[use](variable)]):
+            op = step.assign_add(1).op
+        gate = Gate(saver)
+        hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=2, saver=saver)
+        with sessions.MonitoredSession(hooks=[hook]) as session:
+            assert gate.entered.wait(LIMIT)  # the checkpoint of step 0
+            session.run(op)
+            gate.opened.set()
+            for _ in range(3):
+                session.run(op)
+    assert [tf.train.load_checkpoint(f"{tmp_path}/model.ckpt-{step}").get_tensor("w").max() for step in (0, 2, 4)] == [0, 2, 4]
+
+
 def test_usual_training_copies_no_resource_variables(sessions, tmp_path):
     with tf.Graph().as_default():
         step = v1.train.create_global_step()

@@ -14,7 +14,7 @@ import traceback
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import MIXES, STOCK, STOCK_MIX, quick_creator, record
+from helpers import MIXES, OUR_WAYS, STOCK, STOCK_MIX, quick_creator, record, same_in_way
 from tensorflow.python.ops import data_flow_ops
 
 import fasthooks
@@ -252,6 +252,16 @@ def test_integers_beyond_the_dtype(same_as_stock, dtype, value):
     same_as_stock(program, declines=(declining.FED_VALUE,))
 
 
+class OwnItems(dict):
+    def items(self):
+        return [(key, [10.0]) for key in self]
+
+
+class OwnValues(dict):
+    def __getitem__(self, key):
+        return [10.0]
+
+
 KEYS = {
     "name": lambda fed, sparse: {"fed:0": [1.0]},
     "name of the op": lambda fed, sparse: {"fed": [1.0]},
@@ -264,6 +274,8 @@ KEYS = {
     "nested": lambda fed, sparse: {(fed, sparse.values): ([1.0], [2.0]), (sparse.indices, sparse.dense_shape): ([[1]], [3])},
     "value is a tensor": lambda fed, sparse: {fed: fed},
     "ordered": lambda fed, sparse: collections.OrderedDict({fed: [1.0]}),
+    "a dict with items of its own": lambda fed, sparse: OwnItems({fed: [1.0]}),
+    "a dict with values of its own": lambda fed, sparse: OwnValues({fed: [1.0]}),
     "empty": lambda fed, sparse: {},
     "None": lambda fed, sparse: None,
     "not a dict": lambda fed, sparse: [fed],
@@ -285,6 +297,20 @@ def test_keys(same_as_stock, kind):
                 run.note(session.run(fetches))
 
     same_as_stock(program, declines=(declining.FED_VALUE, "ValueError", "KeyError", "a feed key has the type"))
+
+
+@pytest.mark.parametrize("kind, planned", [(OwnItems, True), (OwnValues, False), (collections.OrderedDict, True)])
+@pytest.mark.parametrize("way", OUR_WAYS)
+def test_the_callers_dict_is_of_its_own_kind(way, kind, planned, tmp_path):
+    def program(run):
+        fed = v1.placeholder(tf.float32)
+        doubled = fed * 2
+        with run.api.MonitoredSession(quick_creator(run)) as session:
+            for number in range(3):
+                run.note(session.run(doubled, kind({fed: [float(number)]})))
+
+    ours, _ = same_in_way(way, program, kind.__name__, tmp_path)
+    assert ours.planned == (3 if planned else 0) and ours.steps == 3
 
 
 @every_prefetch

@@ -249,15 +249,41 @@ def test_a_second_sigint_raises(lib, tmp_path):
 
 
 def test_a_second_signal_may_be_the_other_one(lib, tmp_path):
-    build_model()
+    op, _ = build_model()
 
     def program():
-        with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path))]):
+        with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path))]) as session:
+            session.run(op)
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         program()
+
+
+class Unready(v1.train.SessionRunHook):
+    def after_create_session(self, session, coord):
+        raise ValueError("not yet")
+
+
+def test_a_signal_after_a_session_that_did_not_open(lib, tmp_path, term_handler):
+    build_model()
+    for attempt in range(1, 3):
+        hooks = [fasthooks.SaveOnSignalHook(str(tmp_path)), Unready()]
+        with pytest.raises(ValueError, match="not yet") as kept:
+            lib.MonitoredSession(hooks=hooks)
+        # Its error is still there, and with it all that the session was to be made of.
+        signal.raise_signal(signal.SIGTERM)
+        assert kept.value and len(term_handler) == attempt and hooks[0].received is None
+
+
+def test_a_signal_before_the_first_step_does_what_it_did_before(lib, tmp_path, term_handler):
+    op, _ = build_model()
+    with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path))]) as session:
+        signal.raise_signal(signal.SIGTERM)
+        assert term_handler == [signal.SIGTERM]
+        session.run(op)
+        assert not session.should_stop()
 
 
 def test_a_second_signal_calls_the_programs_handler(lib, tmp_path, term_handler):
@@ -327,9 +353,10 @@ def test_a_library_that_saves_and_restores_handlers(lib, tmp_path):
 
 
 def test_a_handler_set_during_the_session_stays(lib, tmp_path):
-    build_model()
+    op, _ = build_model()
     calls = []
-    with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path))]):
+    with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path))]) as session:
+        session.run(op)
         ours = signal.signal(signal.SIGTERM, lambda number, frame: calls.append(number))
     theirs = signal.getsignal(signal.SIGTERM)
     assert isinstance(ours, interruption._Handler) and theirs is not ours
@@ -539,7 +566,9 @@ def test_sessions_that_end_in_the_order_they_began(lib, tmp_path):
 def test_signals_that_only_the_other_session_watches(lib, tmp_path):
     op, _ = build_model()
     with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path), [signal.SIGINT])]) as session:
-        with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path), [signal.SIGTERM])]):
+        session.run(op)
+        with lib.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path), [signal.SIGTERM])]) as inner:
+            inner.run(op)
             signal.raise_signal(signal.SIGTERM)
         assert train_until_stop(session, op, steps=4) == 4
 

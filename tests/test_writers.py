@@ -58,9 +58,9 @@ def thread_of(hook):
 def break_writer(hook, error):
     """Lets the hook's writer thread fail on the next event, and waits for that."""
     worker = thread_of(hook)
-    worker._ev_writer._native = mock.Mock(**{"WriteEvent.side_effect": error})
-    hook._summary_writer.event_writer._event_queue.put(tf.compat.v1.Event(step=1))
-    worker.join(60)
+    with mock.patch.object(worker._ev_writer, "_native", mock.Mock(**{"WriteEvent.side_effect": error})):
+        hook._summary_writer.event_writer._event_queue.put(tf.compat.v1.Event(step=1))
+        worker.join(60)
     assert not worker.is_alive()
 
 
@@ -160,7 +160,7 @@ def test_a_removed_directory_surfaces(lib, tmp_path, name):
             if hook_writes_elsewhere:  # its Saver would fail first
                 directory.mkdir()
 
-    with pytest.raises(tf.errors.NotFoundError, match="was removed, and the events in it are lost"):
+    with pytest.raises(tf.errors.NotFoundError, match="was removed or renamed, and events for it may be lost"):
         program()
 
 
@@ -180,6 +180,38 @@ def test_a_program_may_remove_what_it_wrote(lib, tmp_path, name, ends):
     hook._summary_writer.add_event(v1.Event(step=1))
     hook._summary_writer.flush()
     writer_cache.FileWriterCache.clear()
+
+
+def test_a_hook_of_two_sessions_is_told_until_the_last_one_ends(lib, tmp_path):
+    op, _ = build_model()
+    hook = make("SummarySaverHook", fasthooks, str(tmp_path / "events"), every=1)
+    first, second = [lib.MonitoredSession(hooks=[hook]) for _ in range(2)]
+    for session in (first, second):
+        session.run(op)
+    first.close()
+    shutil.rmtree(tmp_path / "events")
+    hook._summary_writer.flush()
+    with pytest.raises(tf.errors.NotFoundError, match="was removed"):
+        second.run(op)
+    second.close()
+
+
+def test_a_writer_that_the_program_closes_and_opens_again(lib, tmp_path):
+    op, _ = build_model()
+    hook = make("SummarySaverHook", fasthooks, str(tmp_path / "events"), every=1)
+
+    def program():
+        with lib.MonitoredSession(hooks=[hook]) as session:
+            session.run(op)
+            hook._summary_writer.close()
+            hook._summary_writer.reopen()
+            hook._summary_writer.flush()
+            session.run(op)
+            hook._summary_writer.flush()
+            shutil.rmtree(tmp_path / "events")
+
+    with pytest.raises(tf.errors.NotFoundError, match="was removed"):
+        program()
 
 
 def test_a_file_that_was_lost_is_made_again_by_the_next_session(lib, tmp_path):

@@ -16,14 +16,16 @@ finished write waits to be delivered does an `after_run` of the object's own mak
 
 What was fetched is not copied where TensorFlow sees to it: the value that a ReadVariableOp returned does not change if all
 kernels that update the variable make a new buffer when somebody holds the old one. Not all do, so every op that is given
-the variable's handle must be on a list of ops that were checked. Everything else (reference variables above all, which are
-updated in place) is copied, aligned so that feeding does not copy it again.
+the variable's handle must be on a list of ops that were checked, and no op that is given its value may be one that writes
+into what it is given, or that nobody can look into: functions, Python, other libraries. Everything else (reference variables
+above all, which are updated in place) is copied, aligned so that feeding does not copy it again.
 """
 
 import threading
 from typing import Any
 
 import numpy as np
+import tensorflow
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.util.event_pb2 import SessionLog
 from tensorflow.python.client import session as session_lib
@@ -62,6 +64,14 @@ _CHECKED_OPS = frozenset((
     "StatefulUniformFullInt", "StatefulUniformInt", "VarIsInitializedOp", "VariableShape"))
 # What comes out of these is the handle that goes in.
 _HANDLE_PASSING_OPS = frozenset(("Enter", "Exit", "Identity", "Merge", "NextIteration", "Switch"))
+# What comes out of these may be the memory that goes in.
+_MEMORY_PASSING_OPS = _HANDLE_PASSING_OPS | {
+    "All", "Any", "Bitcast", "BroadcastTo", "Cast", "CheckNumerics", "CheckNumericsV2", "Concat", "ConcatV2", "Conj",
+    "EnsureShape", "ExpandDims", "GuaranteeConst", "IdentityN", "Max", "Mean", "Min", "Pack", "Pad", "PadV2",
+    "PlaceholderWithDefault", "PreventGradient", "Print", "Prod", "Real", "RefSwitch", "Reshape", "Reverse", "ReverseV2", "Slice",
+    "Snapshot", "Split", "SplitV", "Squeeze", "StopGradient", "StridedSlice", "Sum", "Tile", "Transpose", "Unpack"}
+# TensorFlow's own that write into what they are given, or hand it to code that may.
+_WRITING_OPS = ("EagerPyFunc", "Inplace", "PyFunc", "Xla")
 _stock_save = saver_lib.Saver.save
 # Whether TensorFlow's hook is the one whose parts are taken apart here.
 _KNOWN = known_tensorflow.is_known(stock.CheckpointSaverHook)
@@ -442,7 +452,7 @@ def _with_lasting_values(graph, tensors):
         # Else a variable's memory may be what was fetched.
         if op.type == "ReadVariableOp":
             handle = op.inputs[0].op
-            if handle.type == "VarHandleOp" and _go_to_checked_ops(handles[_variable_of(handle)]):
+            if handle.type == "VarHandleOp" and _is_left_alone(handles[_variable_of(handle)]):
                 lasting.add(tensor.ref())
     return lasting
 
@@ -452,16 +462,40 @@ def _variable_of(handle_op):
     return handle_op.get_attr("shared_name") or handle_op.name.encode()
 
 
-def _go_to_checked_ops(handles):
-    waiting = list(handles)
+def _is_left_alone(handles):
+    """Returns whether no op that these handles of one variable, or its values, go to changes a value that was read."""
+    values = []
+    return (_leads_to(handles, _HANDLE_PASSING_OPS, lambda op: _takes_handle(op, values))
+            and _leads_to(values, _MEMORY_PASSING_OPS, _leaves_memory))
+
+
+def _leads_to(tensors, passing, is_good):
+    # Whether all ops that use these tensors, also behind ops that pass them on, are good.
+    waiting = list(tensors)
     seen = set()
     while waiting:
         for op in waiting.pop().consumers():
             if op in seen:
                 continue
             seen.add(op)
-            if op.type in _HANDLE_PASSING_OPS:
+            if op.type in passing:
                 waiting.extend(op.outputs)
-            elif op.type not in _CHECKED_OPS:
+            elif not is_good(op):
                 return False
     return True
+
+
+def _takes_handle(op, values):
+    if op.type == "ReadVariableOp":
+        values.append(op.outputs[0])
+    return op.type in _CHECKED_OPS
+
+
+def _leaves_memory(op):
+    """Returns whether an op neither writes into what it is given nor puts it where others find it."""
+    if op.type in _CHECKED_OPS:
+        return True
+    if op.op_def is None or not hasattr(tensorflow.raw_ops, op.type) or op.type.startswith(_WRITING_OPS):
+        return False
+    return not (any(attr.type in ("func", "list(func)") for attr in op.op_def.attr)
+                or any(tensor.dtype.base_dtype in (dtypes.resource, dtypes.variant) for tensor in (*op.inputs, *op.outputs)))

@@ -259,7 +259,7 @@ class _Prefetcher:
         # `feed_fn` may use its arrays again: what is fed later must be a copy.
         if not isinstance(feeds, dict):
             return feeds
-        return {key: self._own_value(key, value, graph) for key, value in feeds.items()}
+        return {key: self._own_value(key, value, graph) for key, value in dict.items(feeds)}
 
     def _own_value(self, key, value, graph):
         try:

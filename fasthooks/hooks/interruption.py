@@ -116,7 +116,7 @@ class _Waker(threading.Thread):
 
 
 class _Watch:
-    """The signals of one hook in one session, from its creation until it is closed or recovered.
+    """The signals of one hook in one session, from its first step until it is closed or recovered.
 
     It stands among the coordinator's threads, never alive: the coordinator asks for them when the session closes, also
     after an error, of which hooks hear nothing.
@@ -197,6 +197,7 @@ class _Saving(SessionRunHook):
     _checkpoint_dir: Any
     received: Any
     look_for: Any
+    opening: Any
     was_interrupted: Any
 
     def begin(self):
@@ -220,15 +221,20 @@ class _Saving(SessionRunHook):
                          ", ".join(number.name for number in ignored))
         numbers = {number for number in self._signals if number not in ignored}
         self.look_for(numbers)
-        watch = _Watch(self, session, numbers)
-        watch.start()
-        if self.received is not None:  # it was noted on a step that had to be recovered
-            _interrupt.note(self.received)
+        # From the first step on: there is nothing to save before, and another hook may keep the session from opening.
+        self.opening = watch = _Watch(self, session, numbers)
         self._watch = watch if coord is None else None
         if coord is not None:
             coord.register_thread(watch)
             # For a session that is never closed, because another hook failed or it was merely dropped.
             weakref.finalize(coord, watch.stop).atexit = False
+
+    def before_run(self, run_context):
+        watch, self.opening = self.opening, None
+        if watch is not None:
+            watch.start()
+            if self.received is not None:  # it was noted on a step that had to be recovered
+                _interrupt.note(self.received)
 
     def after_run(self, run_context, run_values):
         if self.was_interrupted():
@@ -289,11 +295,12 @@ class SaveOnSignalHook(PerStepMethods, _interrupt.InterruptTrigger, _Saving):
     SIGTERM ends the process and SIGINT raises KeyboardInterrupt, also while TensorFlow waits for input that does not
     come; the session is closed for that then. Signals that the process ignores stay ignored.
 
-    The previous handlers are back when the session is closed, after an error too, also those that C code installed, as
-    `faulthandler.register` does; `begin` refuses those older than the interpreter, which Python cannot put back. While a
-    session is recovered there is nothing to save, and a signal does what it did before. Children of a fork have the
-    previous handlers. Of several hooks, in one session or nested ones, all that watch the signal save and stop. The hook
-    stops its own session only: in a training with several workers each worker has to get the signal.
+    Signals are watched from the session's first step on. The previous handlers are back when the session is closed, after
+    an error too, also those that C code installed, as `faulthandler.register` does; `begin` refuses those older than the
+    interpreter, which Python cannot put back. While a session is opened or recovered there is nothing to save, and a signal
+    does what it did before. Children of a fork have the previous handlers. Of several hooks, in one session or nested ones,
+    all that watch the signal save and stop. The hook stops its own session only: in a training with several workers each
+    worker has to get the signal.
 
     Only for sessions in the main thread; elsewhere `begin` raises ValueError.
     """
@@ -329,4 +336,4 @@ def _checked(signals):
 
 
 recognition.know_hook(SaveOnSignalHook)
-_guard.know(_Saving.after_run)
+_guard.know(_Saving.before_run, _Saving.after_run)

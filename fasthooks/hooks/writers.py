@@ -29,23 +29,31 @@ class _WatchedFile:
 
     def __init__(self, native):
         self._native = native
-        self.hooks = []
+        self.hooks = []  # references to those that began with it, as often as they did
         # The file at the last flush, where that is, and how many bytes it must have; None: not known.
         self._name = None
         self._path = ""
         self._size = 0
+        self.is_closed = False  # there will be another file, with the next event
         self.is_lost = False  # the file is not what it must be
 
     def WriteEvent(self, event):
         with self._told():
             self._native.WriteEvent(event)
             self._size += event.ByteSize() + _FRAME
+            self.is_closed = False
+
+    def Close(self):
+        self._native.Close()
+        self._name = None
+        self.is_closed = True
+        self.is_lost = False
 
     def Flush(self):
         with self._told():
             self._native.Flush()
         # Raises nothing here: a program may remove what it wrote, and close the writer then.
-        if not self.is_lost:
+        if not (self.is_lost or self.is_closed):
             try:
                 self._look()
             except Exception as error:
@@ -67,7 +75,8 @@ class _WatchedFile:
         try:
             size = os.stat(self._path).st_size
         except FileNotFoundError:
-            raise errors.NotFoundError(None, None, f"{name} was removed, and the events in it are lost") from None
+            raise errors.NotFoundError(
+                None, None, f"{name} was removed or renamed, and events for it may be lost") from None
         if size < self._size:
             raise errors.DataLossError(
                 None, None, f"{name} has {size} bytes of {self._size} that were written; the disk may be full")
@@ -82,10 +91,24 @@ class _WatchedFile:
             raise
 
     def _tell(self, error):
-        for reference in self.hooks:
-            hook = reference()
-            if hook is not None:
-                _Failure(hook, error)
+        for hook in {id(hook): hook for hook in self._living()}.values():
+            _Failure(hook, error)
+
+    def _living(self):
+        return [hook for hook in [reference() for reference in self.hooks] if hook is not None]
+
+    def add(self, hook):
+        """Tells the hook of failures from now on."""
+        self.hooks[:] = [weakref.ref(other) for other in [*self._living(), hook]]
+
+    def remove(self, hook):
+        """Undoes one `add`. Returns whether the hook is still told, for another session."""
+        living = self._living()
+        place = next((number for number, other in enumerate(living) if other is hook), None)
+        if place is not None:
+            del living[place]
+        self.hooks[:] = [weakref.ref(other) for other in living]
+        return any(other is hook for other in living)
 
 
 class _Failure(OnceAfterStep):
@@ -122,15 +145,15 @@ def watch(hook):
         with contextlib.suppress(Exception):  # those who wait for it have heard of it
             event_writer.close()
         writer.reopen()
-        watched = None  # the thread flushes its first event, and so knows the new file
     elif event_writer._closed or _is_forsaken(worker):  # closed by the caller, who is warned of that with each event
         return
     else:
         is_first = watched is None
-    worker = event_writer._worker
     if watched is None:
-        watched = worker._ev_writer = _WatchedFile(worker._ev_writer)
-    watched.hooks[:] = [other for other in watched.hooks if other() is not None and other() is not hook] + [weakref.ref(hook)]
+        # The writer's own, for the threads of files to come, too.
+        watched = event_writer._ev_writer = event_writer._worker._ev_writer = _WatchedFile(event_writer._ev_writer)
+        watched.is_closed = not is_first
+    watched.add(hook)
     if is_first:
         event_writer.flush()
         _raise_failure(hook)
@@ -149,10 +172,9 @@ def settle(hook):
             event_writer.flush()
             _raise_failure(hook)
     finally:
-        # What becomes of the file now is the program's business.
-        watched.hooks[:] = [other for other in watched.hooks if other() is not hook]
+        # What becomes of the file after the hook's last session is the program's business.
         failure = _Failure.of(hook)
-        if failure is not None:
+        if not watched.remove(hook) and failure is not None:
             failure.withdraw()
 
 

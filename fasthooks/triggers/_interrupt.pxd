@@ -11,3 +11,4 @@ from fasthooks.triggers._trigger cimport HookTrigger
 cdef class InterruptTrigger(HookTrigger):
     cdef uint64_t mask              # bits of the signals that the hook watches, 1 << (number - 1)
     cdef public object received     # the signal that stopped the hook's session, as an int; None: none did
+    cdef public object opening      # what the hook does before its session's first step, or None

@@ -195,10 +195,13 @@ cdef int _number(uint64_t bit) noexcept:
 
 
 cdef class InterruptTrigger(HookTrigger):
-    """Acts once a signal was noted that the hook watches."""
+    """Acts before the session's first step, and once a signal was noted that the hook watches."""
 
     cdef tuple watched_fields(self):
         return ("received",)
+
+    cdef int before(self, PyObject* fields, Clock* clock) except -1:
+        return QUIET if self.opening is None else ACT
 
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
         return ACT if fh_noted & self.mask or self.received is not None else QUIET
