@@ -464,7 +464,7 @@ def _variable_of(handle_op):
 
 def _is_left_alone(handles):
     """Returns whether no op that these handles of one variable, or its values, go to changes a value that was read."""
-    values = []
+    values: list[Any] = []
     return (_leads_to(handles, _HANDLE_PASSING_OPS, lambda op: _takes_handle(op, values))
             and _leads_to(values, _MEMORY_PASSING_OPS, _leaves_memory))
 
