@@ -257,6 +257,11 @@ class OwnItems(dict):
         return [(key, [10.0]) for key in self]
 
 
+class FalseDict(dict):
+    def __bool__(self):
+        return False
+
+
 class OwnValues(dict):
     def __getitem__(self, key):
         return [10.0]
@@ -299,11 +304,12 @@ def test_keys(same_as_stock, kind):
     same_as_stock(program, declines=(declining.FED_VALUE, "ValueError", "KeyError", "a feed key has the type"))
 
 
-@pytest.mark.parametrize("kind, planned", [(OwnItems, True), (OwnValues, False), (collections.OrderedDict, True)])
+@pytest.mark.parametrize("kind, planned", [
+    (OwnItems, True), (OwnValues, False), (FalseDict, True), (collections.OrderedDict, True)])
 @pytest.mark.parametrize("way", OUR_WAYS)
 def test_the_callers_dict_is_of_its_own_kind(way, kind, planned, tmp_path):
     def program(run):
-        fed = v1.placeholder(tf.float32)
+        fed = v1.placeholder_with_default([7.0], [1])
         doubled = fed * 2
         with run.api.MonitoredSession(quick_creator(run)) as session:
             for number in range(3):

@@ -167,11 +167,13 @@ cdef list all_specs(tuple known):
 cdef dict plain_dict(object feed_dict):
     if not isinstance(feed_dict, collections.abc.Mapping):
         return None
-    if isinstance(feed_dict, dict):
+    try:
+        if not feed_dict:
+            return {}
+        if not isinstance(feed_dict, dict):
+            return dict(feed_dict.items())
         # TensorFlow asks a dict for its own keys, and then for each value.
         return dict.copy(feed_dict) if type(feed_dict).__getitem__ is dict.__getitem__ else None
-    try:
-        return dict(feed_dict.items()) if feed_dict else {}
     except Exception:
         return None
 
