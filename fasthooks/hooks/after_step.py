@@ -1,6 +1,5 @@
 """What a hook has to do after its next step because of something that another thread found out."""
 
-
 import inspect
 import os
 import threading

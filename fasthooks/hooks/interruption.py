@@ -226,7 +226,7 @@ class _Saving(SessionRunHook):
         self._watch = watch if coord is None else None
         if coord is not None:
             coord.register_thread(watch)
-            # For a session that is never closed, because another hook failed or it was merely dropped.
+            # For a session that is merely dropped, never closed.
             weakref.finalize(coord, watch.stop).atexit = False
 
     def before_run(self, run_context):

@@ -46,6 +46,6 @@ cdef class Step:
     cdef object run_stock(self, object raw)
     cdef int tell(self, Py_ssize_t first) except -1
     cdef int decision(self, Py_ssize_t place, Slot slot) except -1
-    cdef int act_on_read(self, Slot slot) except -1
+    cdef int act_on_read(self, Py_ssize_t place, Slot slot) except -1
     cdef int act(self, Slot slot, object result) except -1
     cdef object result_for(self, Py_ssize_t place, Slot slot)

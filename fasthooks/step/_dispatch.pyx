@@ -344,7 +344,7 @@ cdef class Step:
             slot = <Slot>self.slots[place]
             decision = self.decision(place, slot)
             if decision == READ:
-                self.act_on_read(slot)
+                self.act_on_read(place, slot)
             elif decision != QUIET:
                 self.act(slot, self.result_for(place, slot))
         if self.context._stop_requested:
@@ -364,11 +364,14 @@ cdef class Step:
             slot.trigger.quiet_value(self.result_for(place, slot), &value)
         return slot.after(value, &self.clock)
 
-    cdef int act_on_read(self, Slot slot) except -1:
+    cdef int act_on_read(self, Py_ssize_t place, Slot slot) except -1:
         # The one read that TensorFlow makes too; what it does with the value, the trigger does.
         global_step = self.dispatcher.runs.read(slot.tensor)
-        if slot.after_read(global_step, &self.clock) != QUIET:
+        cdef int decision = slot.after_read(global_step, &self.clock)
+        if decision == ACT:
             slot.trigger.act_on_read(slot.hook, self.context, global_step)
+        elif decision != QUIET:
+            self.act(slot, self.result_for(place, slot))
         return 0
 
     cdef int act(self, Slot slot, object result) except -1:

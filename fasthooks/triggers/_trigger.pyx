@@ -21,7 +21,7 @@ from libc.stdint cimport INT32_MAX, int64_t
 
 from fasthooks.triggers._guard cimport Watched, is_stock
 from fasthooks.triggers._number cimport as_step, is_int32, is_int64, is_nan, new_int64
-from fasthooks.triggers._timer cimport ACT, QUIET, READ, Clock, TimerView
+from fasthooks.triggers._timer cimport ACT, ODD, QUIET, READ, Clock, TimerView
 
 cnp.import_array()
 
@@ -284,7 +284,7 @@ cdef class CheckpointSaverTrigger(GlobalStepTrigger):
     cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
         cdef int64_t step
         if not as_step(value, &step):
-            return ACT
+            return ODD
         return self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step, clock)
 
     cdef int act_on_read(self, object hook, object context, object global_step) except -1:
