@@ -22,7 +22,7 @@ from tensorflow.python.client import session as session_lib
 from tensorflow.python.framework import op_def_registry
 
 import fasthooks
-from fasthooks.hooks import async_checkpoint, feeds
+from fasthooks.hooks import async_checkpoint, feeds, lasting_values
 from fasthooks.step import savers
 
 v1 = tf.compat.v1
@@ -268,7 +268,7 @@ EXTRA = {"ResourceCountUpTo": {"limit": 9, "T": tf.int64}, "StatefulUniformFullI
          "ResourceGatherNd": {"dtype": tf.float32}}
 
 
-@pytest.mark.parametrize("name", sorted(async_checkpoint._CHECKED_OPS))
+@pytest.mark.parametrize("name", sorted(lasting_values.CHECKED_OPS))
 def test_checked_ops_leave_a_value_that_was_read_alone(name):
     with tf.Graph().as_default(), v1.Session() as session:
         variables, arguments = op_arguments(name)
@@ -321,7 +321,7 @@ def test_values_that_are_given_to_a_writer_are_copied(use):
         variable = v1.get_variable("w", initializer=tf.ones([2, 2]), use_resource=True)
         saved = variable.read_value()
         {**WRITERS, **READERS}[use](variable)
-        assert (saved.ref() in async_checkpoint._with_lasting_values(graph, [saved])) == (use in READERS)
+        assert (saved.ref() in lasting_values.with_lasting_values(graph, [saved])) == (use in READERS)
 
 
 @pytest.mark.parametrize("use", ["in place", "reshape", "NumPy"])

@@ -779,3 +779,36 @@ def test_a_checkpoint_reads_the_step_as_often_as_tensorflows(same_as_stock, kind
                 run.clock.tick()
 
     assert len(checkpoints(same_as_stock(program))) > 2
+
+
+class Refuses(v1.train.SecondOrStepTimer):
+    """A timer of the program's own."""
+
+    def should_trigger_for_step(self, step):
+        return False
+
+
+def test_a_timer_that_is_replaced_while_the_step_is_read(same_as_stock):
+    def program(run):
+        op, loss = build_model()
+        reads, runs = [], []
+
+        def read(value):
+            reads.append(value)
+            if len(runs) == 5 and len(reads) == 2:  # after the fifth run
+                hook._timer = Refuses(every_steps=1)
+            return value
+
+        with tf.control_dependencies([loss]):
+            step = v1.py_func(read, [v1.train.get_global_step()], tf.int64, stateful=True)
+        step.set_shape([])
+        hook = run.api.CheckpointSaverHook(run.dir, save_steps=1)
+        with run.api.MonitoredSession(quick_creator(run), [hook]) as session:
+            hook._global_step_tensor = step
+            for _ in range(8):
+                reads.clear()
+                runs.append(op)
+                session.run(op)
+            run.note(type(hook._timer).__name__)
+
+    assert {5, 6, 7}.isdisjoint(checkpoints(same_as_stock(program)))

@@ -14,18 +14,14 @@
 Nothing of this is on the way of other steps: their trigger is the compiled one of `CheckpointSaverHook`, and only while a
 finished write waits to be delivered does an `after_run` of the object's own make sessions call the hook on every step.
 
-What was fetched is not copied where TensorFlow sees to it: the value that a ReadVariableOp returned does not change if all
-kernels that update the variable make a new buffer when somebody holds the old one. Not all do, so every op that is given
-the variable's handle must be on a list of ops that were checked, and no op that is given its value may be one that writes
-into what it is given, or that nobody can look into: functions, Python, other libraries. Everything else (reference variables
-above all, which are updated in place) is copied, aligned so that feeding does not copy it again.
+What was fetched is not copied where TensorFlow sees to it that it does not change; see `lasting_values.py`. Everything else
+(reference variables above all, which are updated in place) is copied, aligned so that feeding does not copy it again.
 """
 
 import threading
 from typing import Any
 
 import numpy as np
-import tensorflow
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.core.util.event_pb2 import SessionLog
 from tensorflow.python.client import session as session_lib
@@ -35,7 +31,7 @@ from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import saver as saver_lib
 
 from fasthooks import background, known_tensorflow
-from fasthooks.hooks import feeds, writers
+from fasthooks.hooks import feeds, lasting_values, writers
 from fasthooks.hooks.after_step import OnceAfterStep
 from fasthooks.hooks.stock import CheckpointSaverHook
 from fasthooks.step import _live
@@ -44,34 +40,6 @@ _WHEN_BUSY = ("wait", "skip")
 # Ops that write a checkpoint, and how many of their inputs come before the tensors to save.
 _SAVE_OPS = {"SaveV2": 3, "SaveSlices": 3, "Save": 2}
 _MERGE_OPS = ("MergeV2Checkpoints",)
-# Ops that leave a resource variable's buffer alone while somebody holds it. StatefulRandomBinomial does not; functions and
-# ops of other libraries may do anything.
-_CHECKED_OPS = frozenset((
-    "AssignAddVariableOp", "AssignSubVariableOp", "AssignVariableOp", "ReadVariableOp", "ResourceApplyAdaMax",
-    "ResourceApplyAdadelta", "ResourceApplyAdagrad", "ResourceApplyAdagradDA", "ResourceApplyAdagradV2",
-    "ResourceApplyAdam", "ResourceApplyAdamWithAmsgrad", "ResourceApplyAddSign", "ResourceApplyCenteredRMSProp",
-    "ResourceApplyFtrl", "ResourceApplyFtrlV2", "ResourceApplyGradientDescent", "ResourceApplyKerasMomentum",
-    "ResourceApplyMomentum", "ResourceApplyPowerSign", "ResourceApplyProximalAdagrad",
-    "ResourceApplyProximalGradientDescent", "ResourceApplyRMSProp", "ResourceCountUpTo", "ResourceGather",
-    "ResourceGatherNd", "ResourceScatterAdd", "ResourceScatterDiv", "ResourceScatterMax", "ResourceScatterMin",
-    "ResourceScatterMul", "ResourceScatterNdAdd", "ResourceScatterNdMax", "ResourceScatterNdMin", "ResourceScatterNdSub",
-    "ResourceScatterNdUpdate", "ResourceScatterSub", "ResourceScatterUpdate", "ResourceSparseApplyAdadelta",
-    "ResourceSparseApplyAdagrad", "ResourceSparseApplyAdagradDA", "ResourceSparseApplyAdagradV2",
-    "ResourceSparseApplyCenteredRMSProp", "ResourceSparseApplyFtrl", "ResourceSparseApplyFtrlV2",
-    "ResourceSparseApplyKerasMomentum", "ResourceSparseApplyMomentum", "ResourceSparseApplyProximalAdagrad",
-    "ResourceSparseApplyProximalGradientDescent", "ResourceSparseApplyRMSProp", "ResourceStridedSliceAssign",
-    "RngReadAndSkip", "RngSkip", "StatefulStandardNormalV2", "StatefulTruncatedNormal", "StatefulUniform",
-    "StatefulUniformFullInt", "StatefulUniformInt", "VarIsInitializedOp", "VariableShape"))
-# What comes out of these is the handle that goes in.
-_HANDLE_PASSING_OPS = frozenset(("Enter", "Exit", "Identity", "Merge", "NextIteration", "Switch"))
-# What comes out of these may be the memory that goes in.
-_MEMORY_PASSING_OPS = _HANDLE_PASSING_OPS | {
-    "All", "Any", "Bitcast", "BroadcastTo", "Cast", "CheckNumerics", "CheckNumericsV2", "Concat", "ConcatV2", "Conj",
-    "EnsureShape", "ExpandDims", "GuaranteeConst", "IdentityN", "Max", "Mean", "Min", "Pack", "Pad", "PadV2",
-    "PlaceholderWithDefault", "PreventGradient", "Print", "Prod", "Real", "RefSwitch", "Reshape", "Reverse", "ReverseV2", "Slice",
-    "Snapshot", "Split", "SplitV", "Squeeze", "StopGradient", "StridedSlice", "Sum", "Tile", "Transpose", "Unpack"}
-# TensorFlow's own that write into what they are given, or hand it to code that may.
-_WRITING_OPS = ("EagerPyFunc", "Inplace", "PyFunc", "Xla")
 _stock_save = saver_lib.Saver.save
 # Whether TensorFlow's hook is the one whose parts are taken apart here.
 _KNOWN = known_tensorflow.is_known(stock.CheckpointSaverHook)
@@ -424,7 +392,7 @@ class _Reader:
         graph = self._session.graph
         if graph.version != self._version:
             self._version = graph.version
-            self._lasting = _with_lasting_values(graph, self._tensors)
+            self._lasting = lasting_values.with_lasting_values(graph, self._tensors)
         snapshot = {}
         for i, tensor in enumerate(self._tensors):
             value = values[i]
@@ -436,66 +404,3 @@ class _Reader:
             snapshot[tensor] = value
             values[i] = None
         return snapshot
-
-
-def _with_lasting_values(graph, tensors):
-    """Returns the references of those tensors whose values, once fetched, no op of the graph changes."""
-    handles: dict[bytes, list[Any]] = {}
-    for op in graph.get_operations():
-        if op.type == "VarHandleOp":
-            handles.setdefault(_variable_of(op), []).append(op.outputs[0])
-    lasting = set()
-    for tensor in tensors:
-        op = tensor.op
-        while op.type == "Identity":
-            op = op.inputs[0].op
-        # Else a variable's memory may be what was fetched.
-        if op.type == "ReadVariableOp":
-            handle = op.inputs[0].op
-            if handle.type == "VarHandleOp" and _is_left_alone(handles[_variable_of(handle)]):
-                lasting.add(tensor.ref())
-    return lasting
-
-
-def _variable_of(handle_op):
-    # Of two ops with this name, both give the same variable.
-    return handle_op.get_attr("shared_name") or handle_op.name.encode()
-
-
-def _is_left_alone(handles):
-    """Returns whether no op that these handles of one variable, or its values, go to changes a value that was read."""
-    values: list[Any] = []
-    return (_leads_to(handles, _HANDLE_PASSING_OPS, lambda op: _takes_handle(op, values))
-            and _leads_to(values, _MEMORY_PASSING_OPS, _leaves_memory))
-
-
-def _leads_to(tensors, passing, is_good):
-    # Whether all ops that use these tensors, also behind ops that pass them on, are good.
-    waiting = list(tensors)
-    seen = set()
-    while waiting:
-        for op in waiting.pop().consumers():
-            if op in seen:
-                continue
-            seen.add(op)
-            if op.type in passing:
-                waiting.extend(op.outputs)
-            elif not is_good(op):
-                return False
-    return True
-
-
-def _takes_handle(op, values):
-    if op.type == "ReadVariableOp":
-        values.append(op.outputs[0])
-    return op.type in _CHECKED_OPS
-
-
-def _leaves_memory(op):
-    """Returns whether an op neither writes into what it is given nor puts it where others find it."""
-    if op.type in _CHECKED_OPS:
-        return True
-    if op.op_def is None or not hasattr(tensorflow.raw_ops, op.type) or op.type.startswith(_WRITING_OPS):
-        return False
-    return not (any(attr.type in ("func", "list(func)") for attr in op.op_def.attr)
-                or any(tensor.dtype.base_dtype in (dtypes.resource, dtypes.variant) for tensor in (*op.inputs, *op.outputs)))
