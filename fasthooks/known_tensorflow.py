@@ -96,6 +96,14 @@ _MODULES = {
         {
             "EventFileWriter": {"323c8710d6ec5bef"},
             "_EventLoggerThread": {"63aede5d9741cb39"},
+            "CloseableQueue": {"5963e20c07a0b8b0"},
+        },
+    ),
+    "tensorflow.python.summary.writer.writer": _Module(
+        {"c44108dccfa2ffcd"},
+        {
+            "SummaryToEventTransformer": {"701b50c37fd04d55"},
+            "FileWriter": {"231ded3afd150535"},
         },
     ),
 }

@@ -8,8 +8,10 @@ thread looks at the file after each flush and tells the hooks, whose next `after
 nothing.
 """
 
+import collections
 import contextlib
 import os
+import threading
 import weakref
 from typing import Any
 
@@ -17,11 +19,14 @@ from tensorflow.python.framework import errors
 from tensorflow.python.summary.writer import event_file_writer
 
 from fasthooks import background, known_tensorflow
+from fasthooks.hooks import direct_writes
 from fasthooks.hooks.after_step import OnceAfterStep
 
 _KNOWN = known_tensorflow.is_known(event_file_writer.EventFileWriter, getattr(event_file_writer, "_EventLoggerThread", None))
 # What a record has around an event: its length and two checksums.
 _FRAME = 16
+# Bytes of an event above which writing may take longer than waking the thread.
+_SMALL = 1 << 16
 
 
 class _WatchedFile:
@@ -29,6 +34,9 @@ class _WatchedFile:
 
     def __init__(self, native):
         self._native = native
+        self._lock = threading.Lock()  # the native writer is for one thread at a time
+        self.handed = collections.deque[Any]()  # what the thread was given through DirectPut and has not written yet
+        self._may_write_now = False
         self.hooks = []  # references to those that began with it, as often as they did
         # The file at the last flush, where that is, and how many bytes it must have; None: not known.
         self._name = None
@@ -38,19 +46,45 @@ class _WatchedFile:
         self.is_lost = False  # the file is not what it must be
 
     def WriteEvent(self, event):
-        with self._told():
+        with self._told(), self._lock:
             self._native.WriteEvent(event)
             self._size += event.ByteSize() + _FRAME
             self.is_closed = False
+        if self.handed and self.handed[0] is event:
+            self.handed.popleft()
+            self._may_write_now = True  # and so is all that it was given before
+
+    def begin_to_count(self):
+        """Is called when a thread's queue gets a DirectPut: nothing is written directly before the thread has caught up."""
+        self._may_write_now = False
+        self.handed.clear()
+
+    def write_now(self, event):
+        """Writes an event, serialized or not, on the thread that has it. Returns False where the writer's thread must."""
+        # Only into local files that are there: others may keep a step waiting. Nor does one wait here for the thread.
+        if self.handed or self.is_lost or not self._may_write_now or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            record = event if type(event) is bytes else event.SerializeToString()
+            if self._name is None or len(record) > _SMALL:
+                return False
+            self._native._WriteSerializedEvent(record)
+            self._size += len(record) + _FRAME
+        except Exception:  # the thread meets it as well, and fails as TensorFlow's does
+            return False
+        finally:
+            self._lock.release()
+        return True
 
     def Close(self):
-        self._native.Close()
-        self._name = None
-        self.is_closed = True
-        self.is_lost = False
+        with self._lock:
+            self._native.Close()
+            self._name = None
+            self.is_closed = True
+            self.is_lost = False
 
     def Flush(self):
-        with self._told():
+        with self._told(), self._lock:
             self._native.Flush()
         # Raises nothing here: a program may remove what it wrote, and close the writer then.
         if not (self.is_lost or self.is_closed):
@@ -154,6 +188,7 @@ def watch(hook):
         watched = event_writer._ev_writer = event_writer._worker._ev_writer = _WatchedFile(event_writer._ev_writer)
         watched.is_closed = not is_first
     watched.add(hook)
+    direct_writes.prepare(writer)
     if is_first:
         event_writer.flush()
         _raise_failure(hook)

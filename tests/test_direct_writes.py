@@ -1,0 +1,512 @@
+"""Events that the adding thread writes itself: the files are TensorFlow's, and its thread keeps what only it may do."""
+
+import collections
+import contextlib
+import os
+import pathlib
+import threading
+import time
+from unittest import mock
+
+import pytest
+import tensorflow as tf
+from helpers import build_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tensorflow.core.framework import summary_pb2
+from tensorflow.core.util import event_pb2
+from tensorflow.python.summary.writer import event_file_writer, writer, writer_cache
+
+import fasthooks
+from fasthooks.hooks import _summary, direct_writes
+
+v1 = tf.compat.v1
+Value = summary_pb2.Summary.Value
+METADATA = summary_pb2.SummaryMetadata(plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="p", content=b"c"))
+
+
+@pytest.fixture(autouse=True)
+def graph(monkeypatch):
+    monkeypatch.setattr(writer_cache.FileWriterCache, "_cache", {})
+    monkeypatch.setattr(threading, "excepthook", lambda failure: None)
+    with tf.Graph().as_default():
+        yield
+
+
+class Events:
+    """A FileWriter that a hook of ours has begun with, and what was written by whom."""
+
+    def __init__(self, directory, **options):
+        self.directory = str(directory)
+        self.writer = v1.summary.FileWriter(self.directory, **options)
+        v1.train.get_or_create_global_step()
+        self.hook = fasthooks.StepCounterHook(summary_writer=self.writer)
+        self.hook.begin()
+        self.file = self.writer.event_writer._ev_writer
+        # The first event is the thread's, with a flush; then the thread has caught up.
+        self.writer.add_summary(scalars(1), 0)
+        self.writer.flush()
+        native = self.file._native
+        self.directly, self.by_thread = [], []
+        self.native = mock.Mock(wraps=native)
+        self.native.WriteEvent.side_effect = self._write
+        self.native._WriteSerializedEvent.side_effect = self._write_serialized
+        self.file._native = self.native
+        self._real = native
+
+    def _write(self, event):
+        self.by_thread.append(event.step)
+        self._real.WriteEvent(event)
+
+    def _write_serialized(self, event):
+        self.directly.append(event_pb2.Event.FromString(event).step)
+        self._real._WriteSerializedEvent(event)
+
+    @property
+    def worker(self):
+        return self.writer.event_writer._worker
+
+    def steps(self):
+        self.writer.flush()
+        return [event.step for event in read(self.directory) if event.HasField("summary")][1:]
+
+
+def scalars(number, value=0.5):
+    return summary_pb2.Summary(value=[Value(tag=f"tag/{i}", simple_value=value * i) for i in range(number)])
+
+
+def read(directory):
+    paths = sorted(pathlib.Path(directory).glob("events.*"))
+    return [event for path in paths for event in v1.train.summary_iterator(str(path))]
+
+
+def steps_of(directory, tag):
+    return [event.step for event in read(directory) for value in event.summary.value if value.tag == tag]
+
+
+def raw(directory):
+    """The bytes of all events of the files, without their times and the version record."""
+    found = []
+    for path in sorted(pathlib.Path(directory).glob("events.*")):
+        for record in list(v1.io.tf_record_iterator(str(path)))[1:]:
+            assert record[:1] == b"\x09"
+            found.append(record[9:])
+    return found
+
+
+@pytest.fixture
+def events(tmp_path):
+    made = Events(tmp_path / "ours")
+    yield made
+    with contextlib.suppress(Exception):
+        made.writer.close()
+
+
+@pytest.mark.parametrize("serialized", [True, False])
+def test_the_files_are_tensorflows_byte_for_byte(tmp_path, events, serialized):
+    stock = v1.summary.FileWriter(str(tmp_path / "stock"))
+    histogram = summary_pb2.HistogramProto(min=1, max=3, num=2, bucket_limit=[1.5, 4], bucket=[1, 1])
+    metas = [summary_pb2.Summary(value=[Value(tag="seen", simple_value=1.0), Value(tag=tag, simple_value=2.0, metadata=METADATA)])
+             for tag in ("m", "m", "seen", "m2", "m2")]
+    summaries = [scalars(1), summary_pb2.Summary(), scalars(50), scalars(3, float("nan")), *metas,
+                 summary_pb2.Summary(value=[Value(tag="h", histo=histogram, node_name="n"), Value(simple_value=3)]),
+                 summary_pb2.Summary(value=[Value(tag="tag/1", simple_value=1.0, metadata=METADATA)])]
+    # What is known of a tag from a summary that was written directly counts for one that is not.
+    for target in (stock, events.writer):
+        target.add_summary(scalars(1), 0)
+        for step, summary in enumerate(summaries):
+            given_bytes = summary.SerializeToString()
+            target.add_summary(given_bytes if serialized else summary_pb2.Summary.FromString(given_bytes), step)
+        target.add_summary(summaries[0], 2**40)
+        target.add_summary(summaries[0], 7)
+        target.add_summary(summaries[0])
+        target.flush()
+    assert raw(tmp_path / "ours")[1:] == raw(tmp_path / "stock")
+    assert len(events.directly) > 5
+
+
+def test_unknown_fields_and_odd_encodings_stay_tensorflows(tmp_path, events):
+    plain = scalars(2).SerializeToString()
+    odd = [b"\x10\x05" + plain, plain + b"\xfa\x01\x03abc", b"\x0a\x0a\x15\x00\x00\x00\x3f\x0a\x03abc"]  # fields in another order
+    stock = v1.summary.FileWriter(str(tmp_path / "stock"))
+    for target in (stock, events.writer):
+        target.add_summary(scalars(1), 0)
+        for step, summary in enumerate(odd):
+            target.add_summary(summary, step)
+        target.flush()
+    assert raw(tmp_path / "ours")[1:] == raw(tmp_path / "stock")
+
+
+@pytest.mark.parametrize("arguments", [(b"\x0a\x05abc", 1), (b"", "seven"), (scalars(1), 2**70), (None, 1), ("text", 1),
+                                       (b"\x0a\x03\x0a\x01\xff", 1)])
+def test_what_tensorflow_refuses_is_refused_by_it(tmp_path, events, arguments):
+    stock = v1.summary.FileWriter(str(tmp_path / "stock"))
+    errors = []
+    for target in (stock, events.writer):
+        with pytest.raises(Exception) as caught:
+            target.add_summary(*arguments)
+        errors.append((caught.type, str(caught.value)))
+    assert errors[0] == errors[1]
+    assert events.steps() == []
+
+
+def test_steps_of_other_kinds(tmp_path, events):
+    class Step:
+        def __int__(self):
+            calls.append(1)
+            return 9
+
+    calls = []
+    events.worker._next_event_flush_time = 0  # so it is the thread's
+    events.writer.add_summary(scalars(1), Step())
+    events.writer.add_summary(scalars(1), 3.7)
+    events.writer.add_summary(scalars(1))
+    assert events.steps() == [9, 3, 0]
+    assert len(calls) == 1
+
+
+def test_hooks_write_directly_and_the_thread_first_and_when_a_flush_is_due(tmp_path):
+    op, loss = build_model()
+    v1.summary.scalar("of_the_loss", loss)
+    v1.summary.histogram("h", loss)
+    hooks = [fasthooks.SummarySaverHook(save_steps=1, output_dir=str(tmp_path), summary_op=v1.summary.merge_all()),
+             fasthooks.StepCounterHook(every_n_steps=1, output_dir=str(tmp_path))]
+    with fasthooks.MonitoredSession(hooks=hooks) as session:
+        file = hooks[0]._summary_writer.event_writer._ev_writer
+        with mock.patch.object(file, "WriteEvent", wraps=file.WriteEvent) as thread:
+            for _ in range(3):
+                session.run(op)
+                hooks[0]._summary_writer.flush()
+            handed = thread.call_count
+            for _ in range(20):
+                session.run(op)
+            assert thread.call_count == handed
+            hooks[0]._summary_writer.event_writer._worker._next_event_flush_time = 0
+            session.run(op)
+            hooks[0]._summary_writer.flush()
+            assert thread.call_count > handed
+    assert steps_of(tmp_path, "of_the_loss") == list(range(1, 25))
+    assert steps_of(tmp_path, "global_step/sec") == list(range(2, 25))
+
+
+def test_nothing_overtakes_what_the_thread_was_given(events):
+    gate, reached = threading.Event(), threading.Event()
+
+    def slow(event):
+        reached.set()
+        assert gate.wait(60)
+        events._write(event)
+
+    events.native.WriteEvent.side_effect = slow
+    events.worker._next_event_flush_time = 0
+    events.writer.add_summary(scalars(1), 1)
+    assert reached.wait(60)
+    events.worker._next_event_flush_time = float("inf")
+    events.writer.add_summary(scalars(1), 2)
+    events.writer.add_summary(scalars(1).SerializeToString(), 3)
+    assert events.directly == []
+    gate.set()
+    assert events.steps() == [1, 2, 3]
+    events.worker._next_event_flush_time = float("inf")
+    events.writer.add_summary(scalars(1), 4)
+    assert events.directly == [4]
+
+
+def test_nobody_waits_for_a_flush(events):
+    gate, reached = threading.Event(), threading.Event()
+
+    def flush():
+        reached.set()
+        assert gate.wait(60)
+        events._real.Flush()
+
+    events.native.Flush.side_effect = flush
+    flushing = threading.Thread(target=events.writer.event_writer.flush)
+    flushing.start()
+    assert reached.wait(60)
+    events.writer.add_summary(scalars(1), 1)
+    events.writer.add_event(event_pb2.Event(step=2, summary=scalars(1)))
+    assert events.directly == []
+    gate.set()
+    flushing.join(60)
+    assert events.steps() == [1, 2]
+
+
+def test_many_threads(events):
+    def add(first):
+        for step in range(first, first + 400):
+            if step % 3:
+                events.writer.add_summary(scalars(1), step)
+            else:
+                events.writer.add_event(event_pb2.Event(step=step, summary=scalars(1)))
+            if step % 100 == 50:
+                events.worker._next_event_flush_time = 0
+
+    threads = [threading.Thread(target=add, args=(number * 1000 + 1,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    by_thread = collections.defaultdict(list)
+    for step in events.steps():
+        by_thread[step // 1000].append(step)
+    assert dict(by_thread) == {number: list(range(number * 1000 + 1, number * 1000 + 401)) for number in range(4)}
+    assert events.directly
+    assert len(events.by_thread) + len(events.directly) == 1600
+
+
+def test_files_that_may_be_slow_are_the_threads(tmp_path):
+    events = Events(f"file://{tmp_path}")
+    for step in range(1, 4):
+        events.writer.add_summary(scalars(1), step)
+    events.writer.flush()
+    assert (events.by_thread, events.directly) == ([1, 2, 3], [])
+
+
+def test_events_of_other_kinds_are_the_threads(events):
+    events.writer.add_event(event_pb2.Event(step=1, file_version="v"))
+    events.writer.add_graph(v1.get_default_graph(), 2)
+    events.writer.add_summary(summary_pb2.Summary(value=[Value(tag="t", simple_value=1.0)] * 10_000), 3)
+    assert events.steps() == [3]
+    assert events.by_thread == [1, 2, 3]
+
+
+METHODS = ("FileWriter.add_summary", "FileWriter._add_event", "SummaryToEventTransformer._add_event", "EventFileWriter.add_event",
+           "EventFileWriter._try_put", "writer._add_event", "event_writer.add_event", "event_writer._try_put", "queue.put")
+
+
+@pytest.mark.parametrize("what", METHODS)
+def test_a_replaced_method_sees_all(events, what):
+    owner, name = what.split(".")
+    event_writer = events.writer.event_writer
+    owner = {"FileWriter": v1.summary.FileWriter, "SummaryToEventTransformer": writer.SummaryToEventTransformer,
+             "EventFileWriter": event_file_writer.EventFileWriter, "writer": events.writer, "event_writer": event_writer,
+             "queue": event_writer._event_queue}[owner]
+    original = getattr(owner, name)
+    calls = []
+
+    def replaced(*args, **kwargs):
+        calls.append(args)
+        return original(*args, **kwargs)
+
+    with mock.patch.object(owner, name, replaced):
+        events.writer.add_summary(scalars(1), 1)
+        events.writer.add_summary(scalars(1).SerializeToString(), 2)
+    assert len(calls) == 2
+    events.writer.add_summary(scalars(1), 3)
+    assert len(calls) == 2
+    assert events.steps() == [1, 2, 3]
+
+
+def test_a_writer_in_the_place_of_the_threads_sees_all(events):
+    seen = []
+
+    class Native:
+        def WriteEvent(self, event):
+            seen.append(event.step)
+            events.file.WriteEvent(event)
+
+        def Flush(self):
+            events.file.Flush()
+
+    events.worker._ev_writer = Native()
+    events.writer.add_summary(scalars(1), 1)
+    assert events.steps() == [1]
+    assert seen == [1]
+
+
+def test_a_failed_write_is_the_threads_failure(events):
+    error = OSError("disk full")
+    events.native._WriteSerializedEvent.side_effect = error
+    events.native.WriteEvent.side_effect = error
+    events.writer.add_summary(scalars(1), 1)
+    events.worker.join(60)
+    with pytest.raises(OSError, match="disk full"):
+        events.writer.add_summary(scalars(1), 2)
+    with pytest.raises(OSError, match="disk full"):
+        events.hook.after_run(None, None)
+
+
+def test_a_thread_that_has_just_failed_takes_nothing_more(events, monkeypatch):
+    gate, reached = threading.Event(), threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda failure: (reached.set(), gate.wait(60)))
+    events.native.Flush.side_effect = OSError("disk full")
+    events.worker._next_event_flush_time = 0
+    events.writer.add_summary(scalars(1), 1)
+    assert reached.wait(60)
+    events.worker._next_event_flush_time = float("inf")
+    errors = []
+
+    def add():
+        try:
+            events.writer.add_summary(scalars(1), 2)
+        except OSError as error:
+            errors.append(error)
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    gate.set()
+    adding.join(60)
+    assert [str(error) for error in errors] == ["disk full"]
+
+
+def test_after_a_failure_the_next_file_is_written_directly_too(events):
+    events.native.WriteEvent.side_effect = OSError("disk full")
+    events.worker._next_event_flush_time = 0
+    events.writer.add_summary(scalars(1), 1)
+    events.worker.join(60)
+    events.native.WriteEvent.side_effect = events._write
+    events.hook.begin()
+    events.writer.add_summary(scalars(1), 2)
+    events.writer.flush()
+    events.writer.add_summary(scalars(1), 3)
+    assert (events.by_thread, events.directly) == ([2], [3])
+
+
+def test_a_lost_file_is_the_threads(events):
+    next(pathlib.Path(events.directory).glob("events.*")).unlink()
+    events.writer.flush()
+    events.writer.add_summary(scalars(1), 1)
+    events.writer.flush()
+    assert events.by_thread == [1]
+
+
+def test_a_closed_writer_writes_nothing_and_warns(events):
+    events.writer.close()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="closed FileWriter"):
+            events.writer.add_summary(scalars(1), 1)
+    assert events.directly == events.by_thread == []
+    assert len(list(pathlib.Path(events.directory).glob("events.*"))) == 1
+
+
+def test_a_writer_that_is_opened_again(events):
+    events.writer.close()
+    events.writer.reopen()
+    events.writer.add_summary(scalars(1), 1)
+    events.writer.add_summary(scalars(1), 2)
+    events.writer.flush()
+    assert events.directly == []
+    events.hook.begin()
+    events.writer.add_summary(scalars(1), 3)
+    events.writer.flush()
+    events.writer.add_summary(scalars(1), 4)
+    assert events.directly == [4]
+    events.writer.flush()
+    assert [event.step for event in read(events.directory)][-4:] == [1, 2, 3, 4]
+
+
+def test_what_came_before_the_hook_is_written_before(tmp_path):
+    target = v1.summary.FileWriter(str(tmp_path))
+    v1.train.get_or_create_global_step()
+    for step in range(8):
+        target.add_summary(scalars(1), step)
+    fasthooks.StepCounterHook(summary_writer=target).begin()
+    for step in range(8, 16):
+        target.add_summary(scalars(1), step)
+    target.close()
+    assert [event.step for event in read(tmp_path) if event.HasField("summary")] == list(range(16))
+
+
+def test_what_the_thread_was_given_before_it_had_a_hook_is_written_before(events):
+    events.writer.close()
+    events.writer.reopen()
+    events.writer.add_summary(scalars(1), 1)
+    events.writer.flush()
+    gate, reached = threading.Event(), threading.Event()
+    write = events.file.WriteEvent
+
+    def slow(event):
+        reached.set()
+        assert gate.wait(60)
+        write(event)
+
+    with mock.patch.object(events.file, "WriteEvent", slow):
+        events.writer.add_summary(scalars(1), 2)
+        assert reached.wait(60)
+        events.hook.begin()
+        events.writer.add_summary(scalars(1), 3)
+        gate.set()
+        events.writer.flush()
+    assert events.by_thread == [1, 2, 3]
+    events.writer.add_summary(scalars(1), 4)
+    assert events.directly == [4]
+
+
+def test_the_clock_of_the_thread_decides(events):
+    with mock.patch.object(event_file_writer, "time") as clock:
+        clock.time.return_value = time.time() + 1000
+        events.writer.add_summary(scalars(1), 1)
+        events.writer.event_writer.flush()
+    assert events.by_thread == [1]
+
+
+def test_a_child_of_a_fork_does_not_write_into_the_parents_file(events):
+    events.writer.add_summary(scalars(1), 1)
+    child = os.fork()
+    if child == 0:
+        try:
+            events.writer.add_summary(scalars(1), 2)
+            events._real.Flush()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    events.writer.add_summary(scalars(1), 3)
+    # The child's copy of the buffer may reach the file: what was there at the fork, nothing that it added.
+    assert 2 not in events.steps()
+
+
+def test_other_kinds_of_writers_are_left_alone(tmp_path):
+    class Mine(v1.summary.FileWriter):
+        pass
+
+    class MyEvents(event_file_writer.EventFileWriter):
+        pass
+
+    mine, other = Mine(str(tmp_path / "a")), v1.summary.FileWriter(str(tmp_path / "b"))
+    other.event_writer = MyEvents(str(tmp_path / "c"))
+    v1.train.get_or_create_global_step()
+    for target in (mine, other):
+        fasthooks.StepCounterHook(summary_writer=target).begin()
+        assert "add_summary" not in vars(target)
+        assert "put" not in vars(target.event_writer._event_queue)
+
+
+def test_a_writer_is_prepared_once(events):
+    put = events.writer.event_writer._event_queue.put
+    direct_writes.prepare(events.writer)
+    assert events.writer.event_writer._event_queue.put is put
+
+
+names = st.text(max_size=5)
+values = st.builds(
+    lambda fields, kind: Value(**{name: value for name, value in fields.items() if value is not None}, **kind),
+    st.fixed_dictionaries({"tag": st.none() | names, "node_name": st.none() | names, "metadata": st.none() | st.just(METADATA)}),
+    st.sampled_from([{}, {"simple_value": 1.5}, {"obsolete_old_style_histogram": b"x" * 200},
+                     {"image": summary_pb2.Summary.Image(height=3, encoded_image_string=b"i")}]))
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.lists(values, max_size=6))
+def test_tags_are_read_from_the_bytes(found):
+    summary = summary_pb2.Summary(value=found)
+    tags = None if any(value.HasField("metadata") for value in found) else [value.tag for value in found]
+    assert _summary.plain_tags(summary.SerializeToString()) == tags
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.lists(values, max_size=6), st.integers(0, 2**63 - 1), st.floats(allow_nan=False))
+def test_an_event_is_packed_as_protocol_buffers_do(found, step, wall_time):
+    summary = summary_pb2.Summary(value=found)
+    head = event_pb2.Event(step=step, wall_time=wall_time).SerializeToString()
+    whole = event_pb2.Event(step=step, wall_time=wall_time, summary=summary).SerializeToString()
+    assert _summary.event_with(head, summary.SerializeToString()) == whole
+
+
+@given(st.binary(max_size=40))
+def test_no_bytes_harm(data):
+    try:
+        tags = _summary.plain_tags(data)
+    except UnicodeDecodeError:
+        return
+    assert tags is None or all(isinstance(tag, str) for tag in tags)
