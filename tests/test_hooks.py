@@ -5,6 +5,7 @@ event files, checkpoints and errors. The assertions that follow say what the rig
 """
 
 import itertools
+import logging
 import os
 from unittest import mock
 
@@ -13,6 +14,7 @@ import pytest
 import tensorflow as tf
 from helpers import build_model, checkpoints, messages, quick_creator, summaries, train
 
+import fasthooks
 from fasthooks.step import declining
 
 v1 = tf.compat.v1
@@ -214,6 +216,83 @@ def test_logging_tensor_keeps_print_options(same_as_stock):
             run.note(np.get_printoptions()["precision"], np.get_printoptions()["suppress"])
 
     same_as_stock(program)
+
+
+OPTIONS = [{}, {"suppress": True, "precision": 2}, {"legacy": "1.13"}, {"floatmode": "fixed", "sign": "+"}]
+INTEGERS, FLOATS = [0, 1], [1e-9, 123456789.0, np.nan]
+VALUES = {"bool": INTEGERS, "int8": INTEGERS, "uint16": INTEGERS, "int32": INTEGERS, "int64": INTEGERS, "uint64": INTEGERS,
+          "float16": FLOATS, "bfloat16": FLOATS, "float32": FLOATS, "float64": FLOATS, "complex64": FLOATS, "complex128": FLOATS,
+          "string": [b"\x00text"]}
+
+
+@pytest.mark.parametrize("dtype", VALUES)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_logging_tensor_scalars_of_every_dtype(same_as_stock, dtype, options):
+    def program(run):
+        op, _ = build_model()
+        tensors = [tf.constant(value) if dtype == "string" else tf.cast(value, dtype) for value in VALUES[dtype]]
+        with np.printoptions(**options):
+            train(run, [run.api.LoggingTensorHook({f"t{i}": one for i, one in enumerate(tensors)}, every_n_iter=1)], op, steps=2)
+
+    assert len([line for line in messages(same_as_stock(program)) if line.startswith("t0 = ")]) == 2
+
+
+def _watched_options(monkeypatch):
+    calls = []
+
+    def watch(name, original):
+        def watched(*args, **kwargs):
+            calls.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(np, name, watched)
+
+    for name in ("get_printoptions", "set_printoptions"):
+        watch(name, getattr(np, name))
+    return calls
+
+
+def _begun(api, **arguments):
+    hook = api.LoggingTensorHook([], every_n_iter=1, **arguments)
+    hook.begin()
+    hook._tag_order = ["a"]
+    return hook
+
+
+def test_logging_tensor_sets_no_print_options_for_scalars(monkeypatch):
+    calls = _watched_options(monkeypatch)
+    _begun(fasthooks)._log_tensors({"a": np.float32(1)})
+    assert calls == []
+    _begun(fasthooks)._log_tensors({"a": np.ones(2)})
+    assert len(calls) == 3
+    _begun(fasthooks, formatter=str)._log_tensors({"a": np.float32(1)})
+    assert len(calls) == 6
+
+
+def test_logging_tensor_line_names_its_origin():
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda one: lines.append((one.pathname, one.lineno, one.funcName, one.getMessage()))
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        with mock.patch.object(logger, "handlers", [handler]):
+            for api in (v1.train, fasthooks):
+                _begun(api)._log_tensors({"a": np.float32(1)})
+    finally:
+        logger.setLevel(level)
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("name", ["LoggingTensorHook._log_tensors", "logging"])
+def test_logging_tensor_sees_what_others_replace(name):
+    calls = []
+    with mock.patch(f"tensorflow.python.training.basic_session_run_hooks.{name}") as replaced:
+        replaced.side_effect = lambda *args: calls.append(args)
+        replaced.info.side_effect = lambda *args: calls.append(args)
+        _begun(fasthooks)._log_tensors({"a": np.float32(1)})
+    assert len(calls) == 1
 
 
 def test_logging_tensor_error_in_formatter(same_as_stock):

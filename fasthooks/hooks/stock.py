@@ -11,14 +11,17 @@ stand in `hook.__dict__`.
 """
 
 import sys
+import types
 from typing import Any
 
+import numpy as np
 from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training.basic_session_run_hooks import SecondOrStepTimer as _StockTimer
 
+from fasthooks import known_tensorflow
 from fasthooks.hooks.base import PerStepMethods, WriterMethods
 from fasthooks.rebinding import rebound
 from fasthooks.triggers import _timer, _trigger, recognition
@@ -81,6 +84,14 @@ class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, stock.StepCoun
         self._timer = _compiled(self._timer)
 
 
+_StockLogging = stock.LoggingTensorHook
+_log_tensors = _StockLogging._log_tensors
+# The same without NumPy's print options, and what is printed alike without them.
+_log_scalars = rebound(_log_tensors, np=types.SimpleNamespace(get_printoptions=dict, set_printoptions=lambda **options: None))
+_SCALARS = frozenset([*(np.dtype(code).type for code in "?bhilqBHILQefd"), bytes])
+_LOGS_SCALARS = known_tensorflow.is_known(_StockLogging)
+
+
 class LoggingTensorHook(PerStepMethods, _trigger.LoggingTensorTrigger, stock.LoggingTensorHook):
     """Logs the values of tensors every N runs, every N seconds, or at the end. Fetches them only then.
 
@@ -99,6 +110,14 @@ class LoggingTensorHook(PerStepMethods, _trigger.LoggingTensorTrigger, stock.Log
                  formatter: Any = None) -> None:
         super().__init__(tensors, every_n_iter, every_n_secs, at_end, formatter)
         self._timer = _compiled(self._timer)
+
+    def _log_tensors(self, tensor_values):
+        # TensorFlow sets print options for the line and sets them back, which takes as long as the line itself.
+        if (_LOGS_SCALARS and _StockLogging._log_tensors is _log_tensors and stock.logging is logging and not self._formatter
+                and type(tensor_values) is dict and _SCALARS.issuperset(map(type, tensor_values.values()))):
+            _log_scalars(self, tensor_values)
+        else:
+            super()._log_tensors(tensor_values)
 
 
 class NanTensorHook(PerStepMethods, _trigger.NanTensorTrigger, stock.NanTensorHook):
