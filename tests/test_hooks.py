@@ -267,6 +267,8 @@ def test_logging_tensor_sets_no_print_options_for_scalars(monkeypatch):
     assert len(calls) == 3
     _begun(fasthooks, formatter=str)._log_tensors({"a": np.float32(1)})
     assert len(calls) == 6
+    with pytest.raises(TypeError, match="list indices"):  # TensorFlow's, for results of a subclass's own
+        _begun(fasthooks)._log_tensors([np.float32(1)])
 
 
 def test_logging_tensor_line_names_its_origin():
