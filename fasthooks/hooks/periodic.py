@@ -12,8 +12,7 @@ from tensorflow.python.framework import ops
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import training_util
-from tensorflow.python.training.session_run_hook import (
-    SessionRunArgs, SessionRunContext, SessionRunHook, SessionRunValues)
+from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunContext, SessionRunHook, SessionRunValues
 
 from fasthooks import patching
 from fasthooks.hooks import last_run
@@ -34,7 +33,7 @@ def _check_period(steps, iters, secs, at_end):
     for name, count in (("steps", steps), ("iters", iters)):
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count <= 0):
             raise ValueError(f"{name} must be a positive int; got {count!r}.")
-    if secs is not None and (isinstance(secs, bool) or not isinstance(secs, Real) or not 0 < secs <= sys.float_info.max):
+    if secs is not None and (isinstance(secs, bool) or not isinstance(secs, Real) or not 0 < secs <= sys.float_info.max):  # type: ignore[operator]
         raise ValueError(f"secs must be a positive number; got {secs!r}.")
     if not isinstance(at_end, bool):
         raise ValueError(f"at_end must be True or False; got {at_end!r}.")
@@ -45,6 +44,9 @@ class _Acting(SessionRunHook):
 
     A class derived from it says what it asks for (`_request`) and does (`_act`).
     """
+
+    # The step that is read for it after the last one. Not the read of hooks, which the graph may let wait for a train op.
+    _last_step_read: Any = None
 
     def _set_period(self, steps, iters, secs, at_end):
         _check_period(steps, iters, secs, at_end)
@@ -75,26 +77,28 @@ class _Acting(SessionRunHook):
         self._seen = self._claimed = None
 
     def before_run(self, run_context):
-        if not self.claim():
-            return self._quiet_request()
-        request = self._request(run_context)
-        if request is None:
-            request = SessionRunArgs(None)
-        fetches = {} if self._steps is None else {"global_step": self._global_step_tensor}
-        if request.fetches is not None:
-            fetches["hook"] = request.fetches
-        return SessionRunArgs(fetches, request.feed_dict, request.options)
+        return self._asked(run_context, self._global_step_tensor) if self.claim() else self._quiet_request()
 
     def _quiet_request(self):
         return None if self._steps is None else SessionRunArgs(self._global_step_tensor)
+
+    def _asked(self, run_context, global_step):
+        request = self._request(run_context)
+        if request is None:
+            request = SessionRunArgs(None)
+        fetches = {} if global_step is None else {"global_step": global_step}
+        if request.fetches is not None:
+            fetches["hook"] = request.fetches
+        return SessionRunArgs(fetches, request.feed_dict, request.options)
 
     def after_run(self, run_context, run_values):
         results = run_values.results
         if type(results) is not dict:
             self.observe(results)
             return
-        self.settle(results.get("global_step"))
-        self._act(run_context, run_values._replace(results=results.get("hook")))
+        step = results.get("global_step")
+        self.settle(step)
+        self._act(run_context, run_values._replace(results=results.get("hook")), step)
 
     def end(self, session):
         if self._at_end and self._runs and not self._acted:
@@ -103,15 +107,14 @@ class _Acting(SessionRunHook):
 
     def _act_at_end(self, session):
         context = SessionRunContext(SessionRunArgs(None), session)
-        request = self._request(context)
-        results, metadata = None, config_pb2.RunMetadata()
-        options = request and request.options or config_pb2.RunOptions()
-        if request is not None and request.fetches is not None:
-            results, obstacle = last_run.attempt(session, request.fetches, request.feed_dict, options, metadata)
-            if obstacle is not None:
-                logging.warning("%s does not act after the last step: %s.", self._title(), obstacle)
-                return
-        self._act(context, SessionRunValues(results, options, metadata))
+        fetches, feeds, options = self._asked(context, self._last_step_read)
+        options = options or config_pb2.RunOptions()
+        metadata = config_pb2.RunMetadata()
+        results, obstacle = last_run.attempt(session, fetches, feeds, options, metadata) if fetches else ({}, None)
+        if obstacle is not None:
+            logging.warning("%s does not act after the last step: %s.", self._title(), obstacle)
+            return
+        self._act(context, SessionRunValues(results.get("hook"), options, metadata), results.get("global_step", self._seen))
 
 
 class Every(PerStepMethods, _trigger.PeriodTrigger, _Acting):
@@ -160,8 +163,8 @@ class Every(PerStepMethods, _trigger.PeriodTrigger, _Acting):
         if isinstance(hook, type) or not all(callable(getattr(hook, method, None)) for method in _METHODS):
             raise TypeError(f"hook must have the methods {', '.join(_METHODS)}; got {hook!r}.")
         if isinstance(hook, stock.CheckpointSaverHook):
-            raise ValueError(f"hook must not save checkpoints; got {hook!r}, which has its own period, and tf.estimator would add "
-                             "a second saver.")
+            raise ValueError(f"hook must not save checkpoints; got {hook!r}, which has its own period, and tf.estimator would "
+                             "add a second saver.")
         self._set_period(steps, iters, secs, at_end)
         self._hook = hook
 
@@ -190,7 +193,7 @@ class Every(PerStepMethods, _trigger.PeriodTrigger, _Acting):
     def _request(self, run_context):
         return self._hook.before_run(run_context)
 
-    def _act(self, run_context, run_values):
+    def _act(self, run_context, run_values, step):
         self._hook.after_run(run_context, run_values)
 
     def _title(self):
@@ -229,33 +232,28 @@ class FunctionHook(PerStepMethods, _trigger.PeriodTrigger, _Acting, Generic[F]):
     def begin(self):
         """Finds the fetches in the graph; see `tf.compat.v1.train.SessionRunHook`."""
         super().begin()
-        fetches = self._fetches() if callable(self._fetches) else self._fetches
-        self._step_read = training_util._get_or_create_global_step_read()
-        self._asks = {"step": self._step_read} if self._step_read is not None else {}
+        self._wanted = self._fetches() if callable(self._fetches) else self._fetches
         self._fetches_always = False
         if self._fetches is not None:
-            wanted = last_run.elements(ops.get_default_graph(), fetches)
-            self._asks["values"] = fetches
-            if self._secs is not None:
-                self._let_workers_meet(wanted)
-
-    def _let_workers_meet(self, wanted):
-        waits = next(filter(last_run.is_collective, last_run.ancestors(wanted)), None)
-        if waits is not None:
-            self._fetches_always = True
-            logging.info("%s is fetched on every run: %s needs the other workers, whose clocks differ.", self._title(), waits.name)
+            elements = last_run.elements(ops.get_default_graph(), self._wanted)
+            waits = self._secs and next(filter(last_run.is_collective, last_run.ancestors(elements)), None)
+            if waits:
+                self._fetches_always = True
+                logging.info("%s fetches on every run, and the clock decides on the call alone: %s needs the other workers.",
+                             self._title(), waits.name)
+        self._global_step_tensor = training_util._get_or_create_global_step_read()
+        # What the last run returned is known where the period is in steps.
+        self._last_step_read = training_util.get_global_step() if self._secs or self._iters or self._fetches is not None else None
 
     def _quiet_request(self):
-        return SessionRunArgs([self._asks["values"]]) if self._fetches_always else super()._quiet_request()
+        return SessionRunArgs([self._wanted]) if self._fetches_always else super()._quiet_request()
 
     def _request(self, run_context):
-        return SessionRunArgs(self._asks or None)
+        return SessionRunArgs(self._wanted)
 
-    def _act(self, run_context, run_values):
-        results = run_values.results or {}
-        step = int(results["step"]) if "step" in results else self._runs
-        stops = self(step) if self._fetches is None else self(step, results["values"])
-        if stops is True:
+    def _act(self, run_context, run_values, step):
+        step = self._runs if step is None else int(step)
+        if (self(step) if self._fetches is None else self(step, run_values.results)) is True:
             run_context.request_stop()
 
     def _title(self):
@@ -280,8 +278,8 @@ def every(*, steps: int | None = None, iters: int | None = None, secs: float | N
       fetches: What the function gets the values of: tensors, names ("loss:0"), any structure of them, or a function without
         arguments that returns such. Names and functions are looked up in the graph of each session, in `begin`, so that the
         hook serves graphs that are built later. Fetched on the runs only after which the function is called.
-      at_end: Whether the function is called after the last step too, unless it was called for that; the step and the fetches
-        are run for it then, or it is left out, as with `Every`.
+      at_end: Whether the function is called after the last step too, unless it was called for that. Fetches are run for it
+        then, or it is left out, as with `Every`; without them it is called in any case.
 
     Returns:
       A decorator. What it returns is a hook, and calling that calls the function.
@@ -326,8 +324,9 @@ class LambdaHook(patching.OurHook):
                 raise TypeError(f"{name} must be callable; got {function!r}.")
 
     def _call(self, name, *args):
-        if self._functions[name] is not None:
-            self._functions[name](*args)
+        function = self._functions[name]
+        if function is not None:
+            function(*args)
 
     def begin(self):
         """Calls its function; see `tf.compat.v1.train.SessionRunHook`."""
