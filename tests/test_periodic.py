@@ -229,11 +229,13 @@ def test_a_step_that_stands_still(way, steps, expected):
 def test_without_a_global_step_the_function_gets_the_number_of_the_run(way, clock, unit):
     given = []
     one = tf.constant(1)
-    with way.session([fh.every(**{unit: 3}, at_end=True)(given.append)]) as session:
-        for _ in range(8):
-            session.run(one)
-            clock.tick()
-    assert given == [1, 4, 7, 8]
+    hook = fh.every(**{unit: 3}, at_end=True)(given.append)
+    for _ in range(2):
+        with way.session([hook]) as session:
+            for _ in range(8):
+                session.run(one)
+                clock.tick()
+    assert given == [1, 4, 7, 8] * 2
 
 
 def test_each_session_begins_anew(way):
@@ -809,10 +811,10 @@ def test_recovery_to_an_earlier_step(way, tmp_path, unit):
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_first_run_after_a_recovery_only_reads_the_step(graphs, clock, unit):
     hook = ByHand(graphs[1], **{unit: 3})
-    assert hook.run(1)
+    assert [hook.run(step) for step in (1, 2, 3)] == [True, False, False]
     hook.hook.after_create_session(None, None)
     clock.tick(5)
-    assert hook.run(50) == (unit == "secs")
+    assert hook.run(50) == (unit != "steps")
     assert hook.run(51) == (unit == "steps")
 
 
