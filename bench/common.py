@@ -66,6 +66,10 @@ class Implementation:
 
         return WandbHook(**kwargs)
 
+    def every(self, hook, **period):
+        """The hook, acting now and then if this implementation has that."""
+        return self.train.Every(hook, **period) if self.has_scheduling else hook
+
     def patch(self):
         """A context in which programs that know only TensorFlow run on this implementation."""
         return self.train.patch() if self.has_scheduling else contextlib.nullcontext()

@@ -107,6 +107,9 @@ def b3(peer, ours, settings):
     def step_counter(impl, model, directory):
         return impl.train.StepCounterHook(every_n_steps=common.PERIOD, output_dir=directory)
 
+    def every(**period):
+        return h8_and(lambda impl, model, directory: impl.every(TrivialHook(), **period))
+
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(common.workspace(wandb=True))
 
@@ -121,6 +124,9 @@ def b3(peer, ours, settings):
             "h8": h8,
             "nan": lane(h8_and(nan_hook)),
             "counter": lane(h8_and(step_counter)),
+            "steps": lane(every(steps=common.PERIOD)),
+            "iters": lane(every(iters=common.PERIOD)),
+            "secs": lane(every(secs=3600)),
             "stock": lane(hooks_h8, peer),
             "untouched": lane(h8_and(lambda *_: UntouchedHook())),
             "trivial": lane(h8_and(lambda *_: TrivialHook())),
@@ -140,6 +146,9 @@ def b3(peer, ours, settings):
             over("quiet H8 loop with should_stop - bare prepared `Run`", "h8", "floor", 1.0),
             over("one more NanTensorHook", "nan", "h8", 0.05, MORE_HOOKS),
             over("one more StepCounterHook", "counter", "h8", 0.05, MORE_HOOKS),
+            over("one more Every(steps)", "steps", "h8", 0.05, MORE_HOOKS),
+            over("one more Every(iters)", "iters", "h8", 0.05, MORE_HOOKS),
+            over("one more Every(secs)", "secs", "h8", 0.1, MORE_HOOKS),
             over("TF's eight hook objects - ours", "stock", "h8", 0.4),
             over("Python hook without per-step methods", "untouched", "h8", 0.03, MORE_HOOKS),
             over("Python hook with both, less its own code", "trivial", "h8", 1.0, MORE_HOOKS, less=own),

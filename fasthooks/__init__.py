@@ -28,6 +28,7 @@ _NAMES = {
         "SummarySaverHook",
     ),
     "fasthooks.hooks.interruption": ("SaveOnSignalHook",),
+    "fasthooks.hooks.periodic": ("Every", "FunctionHook", "LambdaHook", "every"),
     "fasthooks.patching": ("adopt", "patch", "patched", "unpatch"),
     "fasthooks.plain_session": ("accelerate",),
     "fasthooks.reporting": ("report",),

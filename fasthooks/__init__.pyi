@@ -16,6 +16,10 @@ from fasthooks.hooks.feeds import FeedFnHook as FeedFnHook
 from fasthooks.hooks.feeds import aligned_copy as aligned_copy
 from fasthooks.hooks.feeds import aligned_empty as aligned_empty
 from fasthooks.hooks.interruption import SaveOnSignalHook as SaveOnSignalHook
+from fasthooks.hooks.periodic import Every as Every
+from fasthooks.hooks.periodic import FunctionHook as FunctionHook
+from fasthooks.hooks.periodic import LambdaHook as LambdaHook
+from fasthooks.hooks.periodic import every as every
 from fasthooks.hooks.stock import CheckpointSaverHook as CheckpointSaverHook
 from fasthooks.hooks.stock import FinalOpsHook as FinalOpsHook
 from fasthooks.hooks.stock import GlobalStepWaiterHook as GlobalStepWaiterHook

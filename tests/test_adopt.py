@@ -307,9 +307,9 @@ def test_plans_go_with_the_session(op):
 def test_the_estimators_own_hook_classes_are_ours():
     assert issubclass(fasthooks.CheckpointSaverHook, basic_session_run_hooks.CheckpointSaverHook)
     assert all(issubclass(getattr(fasthooks, name), patching.OurHook) for name in (
-        "AsyncCheckpointSaverHook", "CheckpointSaverHook", "FeedFnHook", "GlobalStepWaiterHook", "LoggingTensorHook",
-        "NanTensorHook", "ProfilerHook", "SaveOnSignalHook", "StepCounterHook", "StopAtStepHook", "SummarySaverHook",
-        "WandbHook"))
+        "AsyncCheckpointSaverHook", "CheckpointSaverHook", "Every", "FeedFnHook", "FunctionHook", "GlobalStepWaiterHook",
+        "LambdaHook", "LoggingTensorHook", "NanTensorHook", "ProfilerHook", "SaveOnSignalHook", "StepCounterHook",
+        "StopAtStepHook", "SummarySaverHook", "WandbHook"))
 
 
 def test_a_method_that_was_put_back_does_not_end_it(op):

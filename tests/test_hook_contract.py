@@ -42,13 +42,20 @@ class History:
     _row_update = add
 
 
+def nothing(*args):
+    """What FunctionHook and LambdaHook call."""
+
+
 # Name -> constructor arguments; every hook with a timer triggers every 3 steps.
 ARGUMENTS = {
     "AsyncCheckpointSaverHook": lambda run: {"checkpoint_dir": run.dir, "save_steps": 3},
     "CheckpointSaverHook": lambda run: {"checkpoint_dir": run.dir, "save_steps": 3},
+    "Every": lambda run: {"hook": fasthooks.FeedFnHook(feed), "steps": 3},
     "FeedFnHook": lambda run: {"feed_fn": feed},
     "FinalOpsHook": lambda run: {"final_ops": "loss:0"},
+    "FunctionHook": lambda run: {"function": nothing, "steps": 3},
     "GlobalStepWaiterHook": lambda run: {"wait_until_step": 0},
+    "LambdaHook": lambda run: {"begin": nothing},
     "LoggingTensorHook": lambda run: {"tensors": {"loss": "loss:0"}, "every_n_iter": 3},
     "NanTensorHook": lambda run: {"loss_tensor": "loss:0"},
     "ProfilerHook": lambda run: {"save_steps": 3, "output_dir": run.dir},
@@ -63,9 +70,12 @@ ATTRIBUTES = {
     "CheckpointSaverHook": {"_steps_per_run": 1, "_save_path": None, "_listeners": None, "_timer": None,
                             "_summary_writer": None, "_global_step_tensor": None, "_saver": None,
                             "_checkpoint_dir": None, "_scaffold": None, "_save_graph_def": False},
+    "Every": {"_steps": 5, "_last": 3, "_increment": 2, "_runs": 4},
     "FinalOpsHook": {"_final_ops": "w_read:0", "_final_ops_values": 3, "_final_ops_feed_dict": {"fed:0": 1.0}},
     "FeedFnHook": {"feed_fn": lambda: {"fed:0": 3.0}},
+    "FunctionHook": {"_steps": 5, "_last": 3, "_increment": 2, "_runs": 4},
     "GlobalStepWaiterHook": {"_wait_until_step": 9, "_worker_is_started": False, "_global_step_tensor": None},
+    "LambdaHook": {},
     "LoggingTensorHook": {"_iter_count": 0, "_should_trigger": False, "_tag_order": [], "_formatter": str,
                           "_current_tensors": {"x": "fed_read:0"}, "_log_at_end": True, "_tensors": {}, "_timer": None},
     "NanTensorHook": {"_loss_tensor": "nan:0", "_fail_on_nan_loss": False},

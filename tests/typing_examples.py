@@ -26,6 +26,23 @@ class EvenSteps(fh.SecondOrStepTimer):
         return step % 2 == 0 and bool(super().should_trigger_for_step(step))
 
 
+@fh.every(secs=60)
+def show_step(step: int) -> bool:
+    """Stops the training."""
+    return step > 1000
+
+
+@fh.every(steps=100, fetches={"loss": "loss:0"}, at_end=True)
+def show_loss(step: int, values: Any) -> None:
+    print(step, values["loss"])
+
+
+def call_them() -> bool:
+    show_loss(1, {"loss": 0.5})
+    assert_type(show_step(3), bool)
+    return show_step(3)
+
+
 def hooks(loss: Any, scaffold: fh.Scaffold) -> list[Any]:
     return [
         fh.StopAtStepHook(last_step=1000),
@@ -48,6 +65,11 @@ def hooks(loss: Any, scaffold: fh.Scaffold) -> list[Any]:
         fh.FeedFnHook(dict, prefetch=2),
         fh.ProfilerHook(save_steps=1000, output_dir="profile", show_memory=True),
         fh.WandbHook(steps_per_log=100),
+        fh.Every(PrintLoss(), steps=100, at_end=True),
+        fh.Every(fh.Every(PrintLoss(), iters=2), secs=0.5),
+        fh.LambdaHook(begin=lambda: None, after_create_session=lambda session, coord: None, end=print),
+        show_step,
+        show_loss,
         PrintLoss(),
     ]
 

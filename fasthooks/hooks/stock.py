@@ -15,13 +15,13 @@ import types
 from typing import Any
 
 import numpy as np
-from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training.basic_session_run_hooks import SecondOrStepTimer as _StockTimer
 
 from fasthooks import known_tensorflow
+from fasthooks.hooks import last_run
 from fasthooks.hooks.base import PerStepMethods, WriterMethods
 from fasthooks.rebinding import rebound
 from fasthooks.triggers import _timer, _trigger, recognition
@@ -170,16 +170,13 @@ class SummarySaverHook(WriterMethods, _trigger.SummarySaverTrigger, stock.Summar
         step = session.run(self._global_step_tensor)
         if step == self._timer.last_triggered_step():
             return
-        obstacle = _obstacle(self._get_summary_op())
-        if obstacle is None:
-            try:
-                for summary in session.run(self._get_summary_op()):
-                    self._summary_writer.add_summary(summary, step)
-                self._timer.update_last_triggered_step(step)
-            except errors.OutOfRangeError:
-                obstacle = "the input is used up"
+        summaries, obstacle = last_run.attempt(session, self._get_summary_op())
         if obstacle is not None:
             logging.warning("The summary of the last step, %s, is not written: %s.", step, obstacle)
+            return
+        for summary in summaries:
+            self._summary_writer.add_summary(summary, step)
+        self._timer.update_last_triggered_step(step)
 
 
 class _Closing:
@@ -200,27 +197,6 @@ class _Closing:
         if act is not None:
             act()
         return False
-
-
-# Ops that wait for the same op of other workers, which do not run the last summary.
-_COLLECTIVES = ("Collective", "Nccl", "Horovod")
-
-
-def _obstacle(fetches):
-    """Returns why a run of these tensors alone, by one worker, cannot do; None if nothing speaks against it."""
-    waiting = [fetch.op for fetch in fetches]
-    seen = set()
-    while waiting:
-        op = waiting.pop()
-        if op in seen:
-            continue
-        seen.add(op)
-        if op.type == "Placeholder":
-            return f"it needs the placeholder {op.name}"
-        if op.type.startswith(_COLLECTIVES):
-            return f"{op.name} needs the other workers"
-        waiting.extend([*(tensor.op for tensor in op.inputs), *op.control_inputs])
-    return None
 
 
 class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):

@@ -19,6 +19,9 @@ cdef struct Clock:
     bint usable     # it returned a number
     double now      # seconds since the epoch
 
+# Reads it, unless that was done. Returns whether it is usable.
+cdef int read_clock(Clock* clock) except -1
+
 
 # A timer's attributes as numbers.
 cdef struct Numbers:

@@ -80,3 +80,19 @@ cdef class WandbTrigger(GlobalStepTrigger):
 
 cdef class WandbPeerTrigger(WandbTrigger):
     cdef bint missed            # a row came on a step that nothing announced
+
+
+cdef class PeriodTrigger(GlobalStepTrigger):
+    cdef public object _steps, _iters, _secs    # the period; one of them, the others are None
+    cdef public object _seen        # largest global step that a run returned; None: not known in this session yet
+    cdef public object _increment   # by how much a run is expected to move the step
+    cdef public bint _is_constant   # that is what the graph adds, else what it last grew by
+    cdef public object _last        # step, number or time of the last run that acted; None: none has
+    cdef public object _claimed     # the same of one that is under way; None: none is
+    cdef unsigned long claimer      # the thread that runs it
+    cdef public int64_t _runs       # that have ended since `begin`
+    cdef public bint _acted         # the last of them acted
+    cdef public bint _fetches_always    # what it fetches needs other workers, whose clocks differ: each run is told of
+    cdef bint is_due(self, object last, Clock* clock) except -1
+    cdef bint may_act(self, Clock* clock) except -1
+    cdef int note(self, object step) except -1

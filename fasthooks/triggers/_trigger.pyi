@@ -57,3 +57,24 @@ class WandbTrigger(GlobalStepTrigger):
     def observe(self, step: Any) -> None: ...
 
 class WandbPeerTrigger(WandbTrigger): ...
+
+class PeriodTrigger(GlobalStepTrigger):
+    # The period; one of them, the others are None.
+    _steps: int | None
+    _iters: int | None
+    _secs: float | None
+    # Largest global step that a run returned.
+    _seen: int | None
+    # By how much a run is expected to move it, and whether that is what the graph adds.
+    _increment: int
+    _is_constant: bool
+    # Step, number or time of the last run that acted, and of one that is under way.
+    _last: float | None
+    _claimed: float | None
+    # How many runs have ended, and whether the last of them acted.
+    _runs: int
+    _acted: bool
+    _fetches_always: bool
+    def claim(self) -> bool: ...
+    def observe(self, results: Any) -> None: ...
+    def settle(self, step: Any) -> None: ...

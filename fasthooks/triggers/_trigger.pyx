@@ -20,14 +20,15 @@ from cpython.object cimport PyObject
 from libc.stdint cimport INT32_MAX, int64_t
 
 from fasthooks.triggers._guard cimport Watched, is_stock
-from fasthooks.triggers._number cimport as_step, is_int32, is_int64, is_nan, new_int64
-from fasthooks.triggers._timer cimport ACT, ODD, QUIET, READ, Clock, TimerView
+from fasthooks.triggers._number cimport as_number, as_step, is_int32, is_int64, is_nan, new_int64
+from fasthooks.triggers._timer cimport ACT, ODD, QUIET, READ, Clock, TimerView, read_clock
 
 cnp.import_array()
 
 cdef extern from "Python.h":
     PyObject* Py_False
     PyObject* Py_True
+    unsigned long PyThread_get_thread_ident()
 
 cdef inline PyObject* live(PyObject* fields, PyObject* own, object name) noexcept:
     # The value of an attribute, wherever its truth is; borrowed, valid until Python code runs.
@@ -385,3 +386,108 @@ cdef class WandbPeerTrigger(WandbTrigger):
         if type(results) is dict:
             self.observe((<dict>results).get("global_step"))
         return 0
+
+
+cdef class PeriodTrigger(GlobalStepTrigger):
+    """Acts on the first run, then on the first that is a period past the last run that acted.
+
+    The period is in global steps, in runs or in seconds. Whether a run acts must be known before it, and its step is known
+    only after it. So it is expected to be the largest step seen plus what the graph adds to it, or plus what it last grew by
+    where the graph tells nothing. After a recovery nothing is seen, and the first run only reads the step.
+
+    A run that acts is noted when it has ended, so that one that fails is made up for by the next. Until then no run of
+    another thread acts in its place, unless a period has gone by.
+    """
+
+    def __cinit__(self):
+        self._increment = 1
+
+    cdef tuple watched_fields(self):
+        return ("_global_step_tensor", "_steps", "_iters", "_secs", "_seen", "_increment", "_is_constant", "_last", "_claimed",
+                "_runs", "_acted", "_fetches_always")
+
+    cdef PyObject* quiet_tensor(self, PyObject* fields) noexcept:
+        return NULL if self._steps is None else <PyObject*>self._global_step_tensor
+
+    cdef bint is_due(self, object last, Clock* clock) except -1:
+        # Whether the run that begins now is a period past `last`.
+        cdef int64_t then, period, seen, increment
+        cdef double time, secs
+        if last is None:
+            return True
+        if self._secs is not None:
+            return (as_number(<PyObject*>last, &time) and as_number(<PyObject*>self._secs, &secs) and read_clock(clock)
+                    and clock.now >= time + secs)
+        if not as_step(<PyObject*>last, &then):
+            return False
+        if self._iters is not None:
+            return as_step(<PyObject*>self._iters, &period) and self._runs + 1 >= then + period
+        return (as_step(<PyObject*>self._steps, &period) and as_step(<PyObject*>self._seen, &seen)
+                and as_step(<PyObject*>self._increment, &increment) and seen + increment >= then + period)
+
+    cdef bint may_act(self, Clock* clock) except -1:
+        # A thread that has claimed a run and begins another has not ended the first one: that failed.
+        return self.is_due(self._last, clock) and (
+            self._claimed is None or self.claimer == PyThread_get_thread_ident() or self.is_due(self._claimed, clock))
+
+    cdef int before(self, PyObject* fields, Clock* clock) except -1:
+        return ACT if self._fetches_always or self.may_act(clock) else QUIET
+
+    cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        if self._steps is not None:
+            if value is NULL:
+                return QUIET    # it came into the list while the run was under way
+            self.note(<object>value)
+        self._runs += 1
+        self._acted = False
+        return QUIET
+
+    cdef int note(self, object step) except -1:
+        # Takes note of the global step that a run returned.
+        cdef int64_t now, seen, increment
+        if not as_step(<PyObject*>step, &now):
+            step = int(step)
+            if not as_step(<PyObject*>step, &now):
+                return 0
+        if not as_step(<PyObject*>self._seen, &seen):
+            self._seen = step
+            if self._claimed is not None:
+                self._claimed = step    # where the run that began first is, at most
+        elif now > seen:
+            self._seen = step
+            if not self._is_constant and not (as_step(<PyObject*>self._increment, &increment) and increment == now - seen):
+                self._increment = now - seen
+        return 0
+
+    def claim(self):
+        """Returns whether the run that begins now acts; if so, others do not act for the same period until it has ended."""
+        cdef Clock clock
+        clock.known = False
+        if not self.may_act(&clock):
+            return False
+        if self._secs is not None:
+            self._claimed = clock.now if read_clock(&clock) else None
+        elif self._iters is not None:
+            self._claimed = self._runs + 1
+        else:
+            self._claimed = (self._seen or 0) + self._increment
+        self.claimer = PyThread_get_thread_ident()
+        return True
+
+    def observe(self, results):
+        """Takes note of a run that did not act, and of what it returned."""
+        cdef PyObject* value
+        if self.quiet_value(results, &value):
+            self.after(NULL, value, NULL)
+
+    def settle(self, step):
+        """Takes note that a run acted, and of the global step that it returned; with a period in steps it has to."""
+        if self._steps is not None:
+            step = int(step)
+            self.note(step)
+        else:
+            step = None
+        self._last = max([mark for mark in (self._last, self._claimed, step) if mark is not None], default=None)
+        self._claimed = None
+        self._runs += 1
+        self._acted = True
