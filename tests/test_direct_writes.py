@@ -138,6 +138,7 @@ def test_unknown_fields_and_odd_encodings_stay_tensorflows(tmp_path, events):
 
 
 @pytest.mark.parametrize("arguments", [(b"\x0a\x05abc", 1), (b"", "seven"), (scalars(1), 2**70), (None, 1), ("text", 1),
+                                       (event_pb2.Event(), 1),
                                        (b"\x0a\x03\x0a\x01\xff", 1)])
 def test_what_tensorflow_refuses_is_refused_by_it(tmp_path, events, arguments):
     stock = v1.summary.FileWriter(str(tmp_path / "stock"))
@@ -226,7 +227,7 @@ def test_nobody_waits_for_a_flush(events):
     assert reached.wait(60)
     events.writer.add_summary(scalars(1), 1)
     events.writer.add_event(event_pb2.Event(step=2, summary=scalars(1)))
-    assert events.directly == []
+    assert events.directly == [1, 2]
     gate.set()
     flushing.join(60)
     assert events.steps() == [1, 2]

@@ -8,7 +8,7 @@ before is written before, the thread flushes when that is due, and what cannot b
 from typing import Any
 
 import numpy as np
-from tensorflow.core.framework import summary_pb2
+from tensorflow.core.framework.summary_pb2 import Summary
 from tensorflow.core.util import event_pb2
 from tensorflow.python.summary.writer import event_file_writer, writer
 from tensorflow.python.summary.writer.event_file_writer import EventFileWriter
@@ -98,11 +98,10 @@ class _AddSummary:
         put = getattr(getattr(event_writer, "_event_queue", None), "put", None)
         if (type(put) is not DirectPut or _skipped() != _OWN or "_add_event" in vars(file_writer)
                 or "add_event" in vars(event_writer) or "_try_put" in vars(event_writer)
-                or not isinstance(global_step, (int, np.integer))):
+                or type(summary) not in (bytes, Summary) or not isinstance(global_step, (int, np.integer))):
             return False
         try:
-            parsed = summary_pb2.Summary.FromString(summary) if type(summary) is bytes else summary
-            serialized = parsed.SerializeToString()
+            serialized = (summary if type(summary) is Summary else Summary.FromString(summary)).SerializeToString()
             event = event_pb2.Event(wall_time=writer.time.time(), step=int(global_step)).SerializeToString()
         except Exception:
             return False

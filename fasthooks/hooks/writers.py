@@ -11,7 +11,6 @@ nothing.
 import collections
 import contextlib
 import os
-import threading
 import weakref
 from typing import Any
 
@@ -34,7 +33,6 @@ class _WatchedFile:
 
     def __init__(self, native):
         self._native = native
-        self._lock = threading.Lock()  # the native writer is for one thread at a time
         self.handed = collections.deque[Any]()  # what the thread was given through DirectPut and has not written yet
         self._may_write_now = False
         self.hooks = []  # references to those that began with it, as often as they did
@@ -46,7 +44,7 @@ class _WatchedFile:
         self.is_lost = False  # the file is not what it must be
 
     def WriteEvent(self, event):
-        with self._told(), self._lock:
+        with self._told():
             self._native.WriteEvent(event)
             self._size += event.ByteSize() + _FRAME
             self.is_closed = False
@@ -61,30 +59,28 @@ class _WatchedFile:
 
     def write_now(self, event):
         """Writes an event, serialized or not, on the thread that has it. Returns False where the writer's thread must."""
-        # Only into local files that are there: others may keep a step waiting. Nor does one wait here for the thread.
-        if self.handed or self.is_lost or not self._may_write_now or not self._lock.acquire(blocking=False):
+        # Only into local files that are there: others may keep a step waiting.
+        if self.handed or self.is_lost or self._name is None or not self._may_write_now:
             return False
         try:
             record = event if type(event) is bytes else event.SerializeToString()
-            if self._name is None or len(record) > _SMALL:
+            if len(record) > _SMALL:
                 return False
+            # The native writer is for one thread at a time, and keeps the interpreter's lock through each of its calls.
             self._native._WriteSerializedEvent(record)
-            self._size += len(record) + _FRAME
         except Exception:  # the thread meets it as well, and fails as TensorFlow's does
             return False
-        finally:
-            self._lock.release()
+        self._size += len(record) + _FRAME
         return True
 
     def Close(self):
-        with self._lock:
-            self._native.Close()
-            self._name = None
-            self.is_closed = True
-            self.is_lost = False
+        self._native.Close()
+        self._name = None
+        self.is_closed = True
+        self.is_lost = False
 
     def Flush(self):
-        with self._told(), self._lock:
+        with self._told():
             self._native.Flush()
         # Raises nothing here: a program may remove what it wrote, and close the writer then.
         if not (self.is_lost or self.is_closed):
