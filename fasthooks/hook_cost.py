@@ -100,8 +100,8 @@ class StoppedError(RuntimeError):
 class Measurement:
     """Measures a hook. A context manager: sessions are made on entry, and closed.
 
-    A block is four pieces of `steps` steps: with the hook, without, without, with; its figure is the difference of a step. A round
-    is the median of five blocks, so that a piece in which the machine did something else does not count.
+    A block is four pieces of `steps` steps: with the hook, without, without, with; its figure is the difference of a step. A
+    round is the median of five blocks, so that a piece in which the machine did something else does not count.
 
     Args:
       make_hook: As all others, see `HookCostFixture`.
@@ -230,6 +230,8 @@ class _Side:
         with tf.Graph().as_default() as self._graph:
             built = model()
             feeds = isinstance(built, tuple) and len(built) == 2 and isinstance(built[1], Mapping)
+            self._fetches: Any
+            self._feed: Any
             self._fetches, self._feed = built if feeds else (built, None)
             self._session = make_session(make_hooks())
         self._steps_made = 0
@@ -249,7 +251,7 @@ class _Side:
             cpu, wall = time.process_time_ns(), time.perf_counter_ns()
             for step in range(steps):
                 if session.should_stop():
-                    raise StoppedError(f"A hook requested a stop at step {self._steps_made + step}, so its cost cannot be measured.")
+                    raise StoppedError(f"A hook requested a stop at step {self._steps_made + step}: no cost can be measured.")
                 session.run(fetches, feed)
             wall, cpu = time.perf_counter_ns() - wall, time.process_time_ns() - cpu
         self._steps_made += steps

@@ -36,8 +36,8 @@ class _Clock:
         """Returns a function that runs a round, which takes as many µs as its figure says."""
         def timed_round():
             if not self.is_read:
-                raise pytest.UsageError("`benchmark` was made before `hook_cost`, which has to choose its clock: let the test, and "
-                                        "its fixtures, ask for `hook_cost` first.")
+                raise pytest.UsageError("`benchmark` was made before `hook_cost`, which has to choose its clock: let the test, "
+                                        "and its fixtures, ask for `hook_cost` first.")
             self.now += run_round() * 1e-6
         return timed_round
 
@@ -74,7 +74,7 @@ else:
 
         def measure(make_hook, *, model=engine.tiny_model, beside=None, steps=100, max_us=None, session="fasthooks",
                     scheduling=None):
-            if max_us is not None and (not isinstance(max_us, numbers.Real) or isinstance(max_us, bool) or math.isnan(max_us)):
+            if max_us is not None and (isinstance(max_us, bool) or not isinstance(max_us, numbers.Real) or math.isnan(max_us)):
                 raise TypeError(f"max_us must be a number of µs; got {max_us!r}.")
             try:
                 with engine.Measurement(make_hook, model=model, beside=beside, steps=steps, session=session,
@@ -98,7 +98,8 @@ def _measure(request, clock, benchmark, measurement):
 
     if getattr(benchmark, "disabled", False):
         benchmark.pedantic(measurement.run_round)
-        return fasthooks.HookCost(*7 * [math.nan], rounds=0, steps=measurement.steps)
+        nan = math.nan
+        return fasthooks.HookCost(nan, nan, nan, nan, nan, nan, nan, rounds=0, steps=measurement.steps)
     options, getoption = _marked(request), request.config.getoption
     max_time = float(options.get("max_time", getoption("benchmark_max_time", 1.0)))
     min_rounds = int(options.get("min_rounds", getoption("benchmark_min_rounds", MIN_ROUNDS)))
