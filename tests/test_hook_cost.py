@@ -76,6 +76,8 @@ def suite(pytester, monkeypatch):
     """A function that writes a test file with `LossHook` and runs pytest on it in this process."""
     for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
         monkeypatch.delenv(name)  # pytest-benchmark looks whether it is in a worker
+    # It would ask other processes, for seconds.
+    pytester.makeconftest("def pytest_benchmark_generate_machine_info(): return {'cpu': 'one'}")
 
     def run(tests, *options):
         pytester.makepyfile(textwrap.dedent(HOOKS) + textwrap.dedent(tests))
@@ -384,6 +386,7 @@ def test_no_section_without_a_figure(suite):
     result.stdout.no_fnmatch_line("*hook cost*")
 
 
+@pytest.mark.skipif(BENCHMARK.startswith("4."), reason="pytest-benchmark 4 has no such option")
 def test_the_users_unit_is_kept(suite):
     suite(ONE_TEST, "--benchmark-time-unit=ns").stdout.fnmatch_lines("Name (time in ns)*")
 
@@ -453,10 +456,9 @@ def test_autosave_and_compare(suite, pytester):
     for median, regressed in ((10.0, False), (-10.0, True)):  # ten seconds: far from whatever is measured now
         before["benchmarks"][0]["stats"]["median"] = median
         file.write_text(json.dumps(before))
-        # Not in the run before, whose module this process still has: the machine's description is compared too.
         result = suite(ONE_TEST, "--benchmark-compare=0001", "--benchmark-compare-fail=median:5e-7", "-W", "default")
         assert (result.ret != 0) == regressed
-        result.stdout.fnmatch_lines(["*hook cost, added*", "*test_loss (0001_*", ])
+        result.stdout.fnmatch_lines(["*hook cost, added*", "*test_loss (0001_*"])
         assert ("Performance has regressed" in result.stderr.str() + result.stdout.str()) == regressed
 
 
@@ -538,7 +540,7 @@ def test_without_the_plugin_the_fixture_is_pytests_own_error(pytester):
 
     def test_order(hook_cost):
         hook_cost(LossHook, steps=5)
-"""])
+"""], ids=["argument", "fixture"])
 def test_benchmark_before_hook_cost_is_a_usage_error(suite, tests):
     result = suite(tests)
     result.assert_outcomes(failed=1)
@@ -582,9 +584,8 @@ def test_a_max_us_that_is_no_number(suite, max_us):
     result.assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("enough", [400, 700])  # while it warms up, and while it is measured
+@pytest.mark.parametrize("enough", [250, 700])  # while it warms up, and while it is measured
 def test_a_stop_fails_the_test(suite, pytester, enough):
-    enough -= 100 * (enough == 400)
     result = suite(f"""
         class Stopping(LossHook):
             calls = 0
@@ -600,7 +601,8 @@ def test_a_stop_fails_the_test(suite, pytester, enough):
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(f"A hook requested a stop at step {enough}: no cost can be measured.")
     result.stdout.no_fnmatch_line("*Traceback*")
-    assert not (pytester.path / "figures.json").exists() or saved(pytester.path / "figures.json") == []
+    if enough == 700:  # the rounds before that are no figures
+        assert saved(pytester.path / "figures.json") == []
 
 
 def test_an_error_of_the_hook_is_the_tests(suite):
@@ -704,9 +706,8 @@ def test_pytest_imports_the_plugin_but_not_tensorflow(pytester, option):
         print("IMPORTED", [name in sys.modules for name in ("fasthooks.pytest_plugin", "fasthooks.hook_cost", "tensorflow")])
     """
     result = pytester.run(sys.executable, "-c", "\n".join(line.strip() for line in program.splitlines()))
-    # --version does not get as far as to load plugins.
-    loaded = option != "--version"
-    result.stdout.fnmatch_lines(f"IMPORTED [[]{loaded}, False, False]")
+    # Whether --version gets as far as to load plugins depends on pytest's own.
+    result.stdout.fnmatch_lines("IMPORTED [[]*, False, False]" if option == "--version" else "IMPORTED [[]True, False, False]")
 
 
 def test_a_package_imported_before_pytest_gives_no_warning(pytester):
