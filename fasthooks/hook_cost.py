@@ -78,7 +78,8 @@ class HookCostFixture(Protocol):
           model: Builds a graph and returns what a step runs, or a tuple of that and the dict that it feeds.
           beside: Returns hooks that both sessions have before that. The first hook in plain Python of a session is dearer
             than the ones after it: it pays for contexts and values.
-          steps: Steps of a piece. Give a whole period of a hook that acts now and then.
+          steps: Steps of a piece. Give a whole period of a hook that acts now and then. Else shorter pieces are better on a
+            busy machine: one that takes some ms is seldom left alone.
           max_us: Fails the test if the hook surely adds more µs to a step (`low_us` is more). Not checked where
             benchmarks are disabled.
           session: Whose MonitoredSession is measured. TensorFlow's is as the program has it: with a hook of ours in its list,

@@ -43,6 +43,14 @@ class _Clock:
 
 
 @pytest.fixture
+def _hook_cost_engine() -> Any:
+    # Asked for first: pytest-benchmark warns of a `benchmark` that was made and not used, as where TensorFlow is missing.
+    from fasthooks import hook_cost as engine
+
+    return engine
+
+
+@pytest.fixture
 def _hook_cost_clock(request: pytest.FixtureRequest) -> _Clock:
     config, clock = request.config, _Clock()
     # An unknown mark gives a warning, and one of a disabled plugin is read by the plugin that stands in for it.
@@ -68,9 +76,10 @@ if importlib.util.find_spec("pytest_benchmark") is None:
 else:
 
     @pytest.fixture
-    def hook_cost(request: pytest.FixtureRequest, _hook_cost_clock: _Clock, benchmark: Any) -> "HookCostFixture":
+    def hook_cost(request: pytest.FixtureRequest, _hook_cost_engine: Any, _hook_cost_clock: _Clock,
+                  benchmark: Any) -> "HookCostFixture":
         """What a hook adds to a step: `hook_cost(MyHook, max_us=5)`; see `fasthooks.HookCostFixture`."""
-        from fasthooks import hook_cost as engine
+        engine = _hook_cost_engine
 
         def measure(make_hook, *, model=engine.tiny_model, beside=None, steps=100, max_us=None, session="fasthooks",
                     scheduling=None):

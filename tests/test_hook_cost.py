@@ -692,7 +692,7 @@ def test_without_tensorflow(pytester):
         def test_cost(hook_cost):
             hook_cost(object)
     """)
-    result = run_without(pytester, "tensorflow")
+    result = run_without(pytester, "tensorflow", "-W", "error")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines("E*ImportError: fasthooks needs TensorFlow 2.15 to 2.22: pip install 'fasthooks[[]cpu]' or *")
 
