@@ -298,9 +298,11 @@ def test_input_that_is_used_up_is_an_error():
     def model():
         return v1.data.make_one_shot_iterator(tf.data.Dataset.range(20)).get_next()
 
+    calls = {}
     with pytest.raises(tf.errors.OutOfRangeError):
-        with engine.Measurement(CountingHook, model=model, steps=10) as measurement:
+        with engine.Measurement(lambda: CountingHook(calls), model=model, steps=10) as measurement:
             measurement.run_round()
+    assert calls["after_run"] == 20 and "end" not in calls
 
 
 @pytest.mark.parametrize("session", ["fasthooks", "tensorflow"])
@@ -660,6 +662,20 @@ def test_a_fixture_of_somebody_else_that_is_called_benchmark(suite):
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*hook cost, added*", "*::test_loss *"])
     result.stdout.no_fnmatch_line("*benchmark 'hook cost'*")
+
+
+def test_a_fixture_of_somebody_else_without_pytest_benchmarks_plugin(pytester):
+    pytester.makepyfile(textwrap.dedent(HOOKS) + textwrap.dedent("""
+        @pytest.fixture
+        def benchmark():
+            return lambda target: target()
+
+        def test_loss(hook_cost):
+            assert hook_cost(LossHook, steps=5).rounds >= 15
+    """))
+    result = pytester.runpytest_inprocess("-p", "no:benchmark", "-W", "error", "--strict-markers")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*hook cost, added*", "*::test_loss *"])
 
 
 # Importing the plugin
