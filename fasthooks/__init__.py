@@ -1,15 +1,15 @@
 """Drop-in replacement for TensorFlow's monitored sessions and hooks with a compiled step path.
 
 Importing it does not import TensorFlow: that happens when a name is first used, so that `python -m fasthooks run` leaves
-it to the program when and with which environment TensorFlow is loaded. For the same reason little else is imported.
+it to the program when and with which environment TensorFlow is loaded. For the same reason little else is imported, and
+where TensorFlow is missing nothing fails before a name is used: pytest imports this package for its plugin.
+
+PYTEST_DONT_REWRITE: nothing here asserts, and a package that is imported before pytest would give a warning.
 """
 
 import importlib as _importlib
 import importlib.util as _importlib_util
 from typing import Any as _Any
-
-if _importlib_util.find_spec("tensorflow") is None:
-    raise ImportError("fasthooks needs TensorFlow 2.15 to 2.22: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'")
 
 # Module -> public names that it gives. `__init__.pyi` tells the same to type checkers.
 _NAMES = {
@@ -27,6 +27,7 @@ _NAMES = {
         "StopAtStepHook",
         "SummarySaverHook",
     ),
+    "fasthooks.hook_cost": ("HookCost", "HookCostFixture"),
     "fasthooks.hooks.interruption": ("SaveOnSignalHook",),
     "fasthooks.hooks.periodic": ("Every", "FunctionHook", "LambdaHook", "every"),
     "fasthooks.patching": ("adopt", "patch", "patched", "unpatch"),
@@ -53,15 +54,18 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> _Any:
-    if name in _HOMES:
+    module = f"{__name__}.{name}"
+    if name == "__version__":
+        value = _importlib.import_module("importlib.metadata").version("fasthooks")
+    elif name not in _HOMES and module not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    elif _importlib_util.find_spec("tensorflow") is None:
+        raise ImportError("fasthooks needs TensorFlow 2.15 to 2.22: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'")
+    elif name in _HOMES:
         _importlib.import_module("fasthooks.known_tensorflow").check()
         value = getattr(_importlib.import_module(_HOMES[name]), name)
-    elif name == "__version__":
-        value = _importlib.import_module("importlib.metadata").version("fasthooks")
-    elif f"{__name__}.{name}" in _NAMES:
-        value = _importlib.import_module(f"{__name__}.{name}")
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = _importlib.import_module(module)
     globals()[name] = value
     return value
 

@@ -11,6 +11,8 @@ from tensorflow.compat.v1.train import SessionRunHook as SessionRunHook
 from tensorflow.compat.v1.train import SessionRunValues as SessionRunValues
 from tensorflow.compat.v1.train import WorkerSessionCreator as WorkerSessionCreator
 
+from fasthooks.hook_cost import HookCost as HookCost
+from fasthooks.hook_cost import HookCostFixture as HookCostFixture
 from fasthooks.hooks.async_checkpoint import AsyncCheckpointSaverHook as AsyncCheckpointSaverHook
 from fasthooks.hooks.feeds import FeedFnHook as FeedFnHook
 from fasthooks.hooks.feeds import aligned_copy as aligned_copy

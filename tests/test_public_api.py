@@ -126,13 +126,16 @@ def test_version_is_that_of_the_metadata():
     assert re.fullmatch(r"\d+\.\d+\.\d+", fh.__version__)
 
 
-def test_without_tensorflow_one_line_says_what_to_install():
-    done = run_python("""
+@pytest.mark.parametrize("use", ["fasthooks.MonitoredSession", "fasthooks.session", "from fasthooks import hook_cost"])
+def test_without_tensorflow_one_line_says_what_to_install(use):
+    done = run_python(f"""
         import sys
         sys.modules["tensorflow"] = None
         import fasthooks
+        print(fasthooks.__version__, hasattr(fasthooks, "nothing"), "MonitoredSession" in dir(fasthooks))
+        {use}
     """)
-    assert done.returncode == 1
+    assert (done.returncode, done.stdout) == (1, f"{fh.__version__} False True\n")
     assert done.stderr.count("Traceback") == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last == (

@@ -109,3 +109,18 @@ def time_it() -> bool:
 
 def batch() -> Any:
     return fh.aligned_empty([2, 3], "float32"), fh.aligned_copy([1, 2])
+
+
+def my_model() -> Any:
+    return "train:0", {"x:0": 1.0}
+
+
+def measure_hook(hook_cost: fh.HookCostFixture) -> None:  # a test, of which the fixture's type is shown
+    cost = hook_cost(PrintLoss)
+    assert_type(cost, fh.HookCost)
+    assert_type(cost.added_us, float)
+    assert_type(cost.rounds, int)
+    hook_cost(lambda: [PrintLoss(), fh.NanTensorHook("loss:0")], model=my_model, beside=lambda: [PrintLoss()], steps=1000,
+              max_us=5, session="fasthooks", scheduling="pool")
+    hook_cost(PrintLoss, max_us=None, session="tensorflow")
+    hook_cost(PrintLoss, session="keras")  # type: ignore[arg-type]
