@@ -47,7 +47,7 @@ class Implementation:
       name: shown in tables.
       train: namespace with `MonitoredSession`, `StopAtStepHook`, ... as `tf.compat.v1.train` has them.
       module: importable name of the package, for the import-time budget.
-      has_scheduling: whether its sessions take the keyword `scheduling`.
+      has_scheduling: whether its sessions take our keywords, such as `scheduling`.
     """
 
     name: str
@@ -83,9 +83,12 @@ class Implementation:
         """A plain session as this implementation has it."""
         return self.train.accelerate(session) if self.has_scheduling else session
 
-    def session(self, hooks, scheduling=None, master="", config=None, training=False):
-        """Opens a `MonitoredSession` on the default graph, or by `MonitoredTrainingSession` if `training`."""
-        options = {"scheduling": scheduling} if self.has_scheduling and scheduling else {}
+    def session(self, hooks, master="", config=None, training=False, **ours):
+        """Opens a `MonitoredSession` on the default graph, or by `MonitoredTrainingSession` if `training`.
+
+        `ours`: keywords that only our sessions have, such as `scheduling`; those that are None are left out.
+        """
+        options = {name: value for name, value in ours.items() if value is not None} if self.has_scheduling else {}
         if training:
             return self.train.MonitoredTrainingSession(master, hooks=hooks, config=config, **options)
         creator = self.train.ChiefSessionCreator(master=master, config=config)
@@ -160,6 +163,16 @@ def tiny():
     """One variable of 16 floats, squared error, SGD: a step that is nearly all overhead."""
     w = _variable("w", [16])
     return _finish(tf.reduce_sum(tf.square(w - 1.0)), v1.train.GradientDescentOptimizer(1e-3))
+
+
+_lanes = itertools.count()
+
+
+def on_parameter_servers(build, cluster):
+    """A graph whose variables are on the parameter servers of a cluster, apart from those of other sessions there."""
+    setter = v1.train.replica_device_setter(cluster=cluster, worker_device="/job:chief/task:0")
+    with v1.device(setter), v1.container(f"lane{next(_lanes)}"):
+        return build()
 
 
 def tiny_fed():

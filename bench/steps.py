@@ -14,8 +14,8 @@ from bench.table import progress, row
 HOOKS = {"H7": hooks_h7, "H8": hooks_h8}
 
 
-def compare(peer, ours, settings, build, hooks, steps=None, scheduling=None, masters=("", ""), config=None):
-    """Measures the peer's session with the peer's hooks against ours with ours.
+def compare(peer, ours, settings, build, hooks, steps=None, masters=("", ""), config=None, **options):
+    """Measures the peer's session with the peer's hooks against ours, which is made with `options`, with ours.
 
     Returns:
       Two arrays of µs per step, one value per round: peer's and ours'.
@@ -24,9 +24,9 @@ def compare(peer, ours, settings, build, hooks, steps=None, scheduling=None, mas
         directory = stack.enter_context(common.workspace(wandb=hooks is hooks_h8))
         lanes = [
             stack.enter_context(
-                common.monitored_lane(impl, build, hooks, directory, scheduling=way, master=master, config=config)
+                common.monitored_lane(impl, build, hooks, directory, master=master, config=config, **more)
             )
-            for impl, way, master in ((peer, None, masters[0]), (ours, scheduling, masters[1]))
+            for impl, master, more in ((peer, masters[0], {}), (ours, masters[1], options))
         ]
         common.warm_up(lanes, settings.warm_up)
         return common.interleave(lanes, settings.rounds, steps or settings.round_steps).T
@@ -215,7 +215,7 @@ def b6(peer, ours, settings):
 
 
 def b7(peer, ours, settings):
-    """Sessions on servers of this process and of others; one server each, so that their variables are apart."""
+    """Sessions on servers of this process and of others, and of a cluster; the variables of each are apart."""
     rows = []
     local = [common.tf.distribute.Server.create_local_server() for _ in range(2)]
     with workers.listening("server") as one, workers.listening("server") as other:  # in one process gRPC is bypassed
@@ -225,6 +225,13 @@ def b7(peer, ours, settings):
         ):
             theirs, mine = compare(peer, ours, settings, common.tiny, hooks_h7, settings.graph_round_steps, masters=masters)
             rows.append(row("B7", f"tiny graph on a server {where}, H7", theirs, mine, theirs / mine, bar))
+    with workers.parameter_servers(2) as (cluster, target):
+        build = functools.partial(common.on_parameter_servers, common.tiny, cluster)
+        for colocated, where in ((False, "on the chief"), (True, "beside the step")):
+            theirs, mine = compare(peer, ours, settings, build, hooks_h7, settings.graph_round_steps, masters=(target, target),
+                                   colocate_global_step_read=colocated)
+            what = f"tiny graph on two parameter servers, H7, our read of the step {where}"
+            rows.append(row("B7", what, theirs, mine, theirs / mine, 1.1))
     return {"rows": rows}
 
 

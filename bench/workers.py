@@ -6,6 +6,7 @@ Each prints one JSON object as the last line of its output, but for `server`, wh
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -29,9 +30,9 @@ def call(name, **arguments):
 
 
 @contextlib.contextmanager
-def listening(name):
+def listening(name, **arguments):
     """A worker that goes on until its input is closed; yields a function that returns the next line that it prints."""
-    process = start(name, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = start(name, arguments, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     def ask():
         answer = process.stdout.readline().strip()
@@ -50,6 +51,28 @@ def listening(name):
             process.kill()
             process.wait()
         process.stdout.close()
+
+
+@contextlib.contextmanager
+def parameter_servers(count):
+    """A cluster of parameter servers in processes of their own and a chief in this one; yields it and the chief's target."""
+    import tensorflow as tf
+
+    with contextlib.ExitStack() as stack:
+        # Held until the servers have them, so that no two get the same.
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count + 1)]
+        for one in sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            one.bind(("localhost", 0))
+        *servers, chief = [f"localhost:{one.getsockname()[1]}" for one in sockets]
+        jobs = {"ps": servers, "chief": [chief]}
+        asked = [stack.enter_context(listening("parameter_server", jobs=jobs, index=i)) for i in range(count)]
+        os.environ["TF_GRPC_REUSE_PORT"] = "1"
+        cluster = tf.train.ClusterSpec(jobs)
+        target = tf.distribute.Server(cluster, "chief", 0).target
+        for ask in asked:
+            ask()
+        yield cluster, target
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -149,7 +172,18 @@ def server():
     os._exit(0)  # the server has no way to be stopped and joined
 
 
-WORKERS = {worker.__name__: worker for worker in (rss_steps, rss_fetch_sets, import_time, server)}
+def parameter_server(jobs, index):
+    """A parameter server of a cluster; lives until standard input is closed."""
+    os.environ["TF_GRPC_REUSE_PORT"] = "1"
+    import tensorflow as tf
+
+    tf.distribute.Server(tf.train.ClusterSpec(jobs), "ps", index)
+    print("listens", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+WORKERS = {worker.__name__: worker for worker in (rss_steps, rss_fetch_sets, import_time, server, parameter_server)}
 
 if __name__ == "__main__":
     outcome = WORKERS[sys.argv[1]](**json.loads(sys.argv[2] if len(sys.argv) > 2 else "{}"))

@@ -11,6 +11,7 @@ plain sessions too.
 """
 
 import functools
+import itertools
 import os
 import sys
 import threading
@@ -23,7 +24,7 @@ from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
-from fasthooks import known_tensorflow, plain_session
+from fasthooks import global_step, known_tensorflow, plain_session
 from fasthooks.step import _chain
 from fasthooks.triggers import _guard
 
@@ -47,7 +48,7 @@ class _Demand:
         return bool(self.standing or self.entered)
 
 
-_hooked, _plain = _Demand(), _Demand()
+_hooked, _plain, _read = _Demand(), _Demand(), _Demand()
 _unpatched = 0  # calls of `unpatch`
 
 
@@ -113,11 +114,21 @@ def _constructor(cls):
     return replacement
 
 
+def _opening():
+    def __init__(self, *args, **kwargs):
+        if _read:
+            global_step.colocate_read()
+        replacement.original(self, *args, **kwargs)
+
+    replacement = _Replacement(monitored_session._MonitoredSession, __init__)
+    return replacement
+
+
 _run = _Replacement(monitored_session._HookedSession, run)
 _close = _Replacement(monitored_session._WrappedSession, close)
 _STEP = (_run, _close)
 _CONSTRUCTORS = tuple(_constructor(cls) for cls in plain_session.CLASSES)
-_REPLACEMENTS = (*_STEP, *_CONSTRUCTORS)
+_OPENING = (_opening(),)
 
 
 def _update():
@@ -125,7 +136,7 @@ def _update():
     global _serves_all, _serves_ours, _serves_plain
     adopts = _may_adopt and _has_hooks
     steps = (_hooked or adopts) and _chain.knows_hooked_session()
-    for replacements, wanted in ((_STEP, steps), (_CONSTRUCTORS, _plain)):
+    for replacements, wanted in ((_STEP, steps), (_CONSTRUCTORS, _plain), (_OPENING, _read)):
         for replacement in replacements:
             if wanted:
                 replacement.install()
@@ -213,7 +224,7 @@ class Patch:
                 _update()
 
 
-def patch(*, sessions: bool = False) -> Patch:
+def patch(*, sessions: bool = False, colocate_global_step_read: bool = False) -> Patch:
     """Makes TensorFlow's own sessions run compiled steps, with compiled triggers for the stock hooks.
 
     Holds for all sessions and threads of the process, those that exist included, until `unpatch`; or, in
@@ -223,6 +234,8 @@ def patch(*, sessions: bool = False) -> Patch:
     Args:
       sessions: Whether plain sessions, `tf.compat.v1.Session` and `InteractiveSession`, are accelerated too, those that are
         made from now on, as `accelerate` does. At the end they are TensorFlow's again. Sessions of subclasses are left alone.
+      colocate_global_step_read: Whether the hooks' read of the global step is made on the device that holds the step, in
+        monitored sessions that are made from now on; see `MonitoredSession`.
 
     Returns:
       A context manager.
@@ -231,25 +244,26 @@ def patch(*, sessions: bool = False) -> Patch:
       RuntimeWarning: This TensorFlow version is not a tested one, or some of its code is not known. Only steps whose code is
         known are replaced.
     """
-    demands = (_hooked, _plain) if sessions else (_hooked,)
+    wanted = {_hooked: _STEP, **({_plain: _CONSTRUCTORS} if sessions else {}),
+              **({_read: _OPENING} if colocate_global_step_read else {})}
     with _lock:
         # First of all: where warnings are errors, nothing is in force then.
         known_tensorflow.check_version()
-        for demand in demands:
+        for demand in wanted:
             demand.standing += 1
         _update()
-        for replacement in _REPLACEMENTS if sessions else _STEP:
-            if not replacement.installed and (replacement in _CONSTRUCTORS or _chain.knows_hooked_session()):
+        for replacement in itertools.chain(*wanted.values()):
+            if not replacement.installed and (replacement not in _STEP or _chain.knows_hooked_session()):
                 logging.warning("fasthooks.patch: another package has put %r in the place of %s; it stays.",
                                 getattr(replacement.cls, replacement.method), replacement.name)
-    return Patch(demands)
+    return Patch(tuple(wanted))
 
 
 def unpatch() -> None:
     """Undoes `patch`, open `with` blocks included. What somebody has put over ours since stays, ours then passes on."""
     global _unpatched
     with _lock:
-        for demand in (_hooked, _plain):
+        for demand in (_hooked, _plain, _read):
             demand.standing = demand.entered = 0
         _unpatched += 1
         _update()
@@ -266,6 +280,7 @@ def patched() -> dict[str, Replaced]:
     """Returns what is replaced now, and why: a dict of qualified name to Replaced; empty if nothing is."""
     with _lock:
         step_reasons = [*["fasthooks.patch()"] * _serves_all, *["a hook of fasthooks is in use"] * _serves_ours]
-        reasons = {_STEP: ", ".join(step_reasons), _CONSTRUCTORS: "fasthooks.patch(sessions=True)" * _serves_plain}
+        reasons = {_STEP: ", ".join(step_reasons), _CONSTRUCTORS: "fasthooks.patch(sessions=True)" * _serves_plain,
+                   _OPENING: "fasthooks.patch(colocate_global_step_read=True)" * bool(_read)}
         return {one.name: Replaced(one.original, reason)
                 for replacements, reason in reasons.items() for one in replacements if one.installed and reason}

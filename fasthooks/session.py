@@ -35,7 +35,7 @@ from tensorflow.python.training.monitored_session import MonitoredSession as _St
 from tensorflow.python.training.monitored_session import SingularMonitoredSession as _StockSingular
 from tensorflow.python.util import tf_export
 
-from fasthooks import reporting
+from fasthooks import global_step, reporting
 from fasthooks.hooks import stock as our_hooks
 from fasthooks.hooks.async_checkpoint import AsyncCheckpointSaverHook
 from fasthooks.rebinding import rebound
@@ -77,9 +77,11 @@ class _MonitoredSession(_chain.SessionRunner):
             self._created = True
             return sess
 
-    def _set_up(self, initialize, scheduling):
+    def _set_up(self, initialize, scheduling, colocate_global_step_read):
         if scheduling not in _SCHEDULINGS:
             raise ValueError(f"scheduling must be one of {_SCHEDULINGS}; got {scheduling!r}.")
+        if colocate_global_step_read:
+            global_step.colocate_read()
         # TensorFlow's constructor looks the creator up on the object: give it one that knows the scheduling.
         creator = type(self)._CoordinatedSessionCreator
         vars(self)[creator.__name__] = type(creator.__name__, (creator,), {"scheduling": scheduling})
@@ -122,15 +124,18 @@ class MonitoredSession(_MonitoredSession, _StockMonitoredSession):
       scheduling: "auto": a step's kernels run in the calling thread where that is known to be safe and measured to be
         no slower, else on TensorFlow's thread pool. "pool": always on the pool. "inline": always in the calling
         thread; a graph whose ops wait for each other within a step then hangs.
+      colocate_global_step_read: Whether the hooks' read of the global step is made on the device that holds the step, which
+        saves a cluster with parameter servers much of a step. The graph that is saved differs then from TensorFlow's.
 
     Raises:
       ValueError: `scheduling` is none of these.
     """
 
     def __init__(self, session_creator: Any = None, hooks: Any = None, stop_grace_period_secs: Any = 120, *,
-                 scheduling: str = "auto") -> None:
+                 scheduling: str = "auto", colocate_global_step_read: bool = False) -> None:
         initialize = rebound(_StockMonitoredSession.__init__, MonitoredSession=_StockMonitoredSession)
-        self._set_up(lambda: initialize(self, session_creator, hooks, stop_grace_period_secs), scheduling)
+        self._set_up(lambda: initialize(self, session_creator, hooks, stop_grace_period_secs), scheduling,
+                     colocate_global_step_read)
 
 
 class SingularMonitoredSession(_MonitoredSession, _StockSingular):
@@ -145,14 +150,16 @@ class SingularMonitoredSession(_MonitoredSession, _StockSingular):
       stop_grace_period_secs: Seconds that threads are given to stop after `close`.
       checkpoint_filename_with_path: A checkpoint file from which variables are restored.
       scheduling: As MonitoredSession.
+      colocate_global_step_read: As MonitoredSession.
     """
 
     def __init__(self, hooks: Any = None, scaffold: Any = None, master: str = "", config: Any = None,
                  checkpoint_dir: Any = None, stop_grace_period_secs: Any = 120,
-                 checkpoint_filename_with_path: Any = None, *, scheduling: str = "auto") -> None:
+                 checkpoint_filename_with_path: Any = None, *, scheduling: str = "auto",
+                 colocate_global_step_read: bool = False) -> None:
         initialize = rebound(_StockSingular.__init__, SingularMonitoredSession=_StockSingular)
         self._set_up(lambda: initialize(self, hooks, scaffold, master, config, checkpoint_dir, stop_grace_period_secs,
-                                        checkpoint_filename_with_path), scheduling)
+                                        checkpoint_filename_with_path), scheduling, colocate_global_step_read)
 
 
 # As TensorFlow exports it, whatever a framework has put in its place since.
@@ -161,18 +168,19 @@ _stock_worker_factory = stock._create_monitored_session_with_worker_context
 
 
 def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", async_checkpoint: bool = False,
-                             **kwargs: Any) -> MonitoredSession:
+                             colocate_global_step_read: bool = False, **kwargs: Any) -> MonitoredSession:
     """Makes a MonitoredSession with the hooks that training usually wants, for a chief or a worker.
 
     Arguments, defaults and errors are those of `tf.compat.v1.train.MonitoredTrainingSession`; the default hooks are
-    ours. `scheduling` is passed on to MonitoredSession. With `async_checkpoint` the default hook that saves checkpoints
-    is an AsyncCheckpointSaverHook.
+    ours. `scheduling` and `colocate_global_step_read` are passed on to MonitoredSession. With `async_checkpoint` the default
+    hook that saves checkpoints is an AsyncCheckpointSaverHook.
     """
     default_hooks = types.SimpleNamespace(**vars(our_hooks))
     if async_checkpoint:
         default_hooks.CheckpointSaverHook = AsyncCheckpointSaverHook
     ours = {
-        "MonitoredSession": functools.partial(MonitoredSession, scheduling=scheduling),
+        "MonitoredSession": functools.partial(
+            MonitoredSession, scheduling=scheduling, colocate_global_step_read=colocate_global_step_read),
         "basic_session_run_hooks": default_hooks,
     }
     ours["_create_monitored_session_with_worker_context"] = rebound(_stock_worker_factory, **ours)
@@ -182,4 +190,5 @@ def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", async_checkpo
 vars(MonitoredTrainingSession)["__signature__"] = inspect.Signature([
     *inspect.signature(_stock_factory).parameters.values(),
     inspect.Parameter("scheduling", inspect.Parameter.KEYWORD_ONLY, default="auto"),
-    inspect.Parameter("async_checkpoint", inspect.Parameter.KEYWORD_ONLY, default=False)])
+    inspect.Parameter("async_checkpoint", inspect.Parameter.KEYWORD_ONLY, default=False),
+    inspect.Parameter("colocate_global_step_read", inspect.Parameter.KEYWORD_ONLY, default=False)])

@@ -54,9 +54,9 @@ EXTRA = {
     "AsyncCheckpointSaverHook": {"save_on_error", "when_busy"},
     "CheckpointSaverHook": {"save_on_error"},
     "FeedFnHook": {"prefetch"},
-    "MonitoredSession": {"scheduling"},
-    "MonitoredTrainingSession": {"scheduling", "async_checkpoint"},
-    "SingularMonitoredSession": {"scheduling"},
+    "MonitoredSession": {"scheduling", "colocate_global_step_read"},
+    "MonitoredTrainingSession": {"scheduling", "colocate_global_step_read", "async_checkpoint"},
+    "SingularMonitoredSession": {"scheduling", "colocate_global_step_read"},
     "SummarySaverHook": {"save_at_end"},
 }
 
