@@ -91,7 +91,8 @@ def train(loss: Any, train_op: Any, scheduling: Literal["auto", "pool", "inline"
 
 def evaluate(loss: Any) -> Any:
     creator = fh.ChiefSessionCreator(fh.Scaffold(), checkpoint_dir="model")
-    session = fh.MonitoredSession(creator, hooks=[PrintLoss()], stop_grace_period_secs=10, scheduling="pool")
+    session = fh.MonitoredSession(creator, hooks=[PrintLoss()], stop_grace_period_secs=10, scheduling="pool",
+                                  colocate_global_step_read=True)
     with session:
         assert_type(session.should_stop(), bool)
         session.run_without_hooks(loss)
