@@ -2,10 +2,12 @@
 
 import collections
 import contextlib
+import gc
 import os
 import pathlib
 import threading
 import time
+import weakref
 from unittest import mock
 
 import pytest
@@ -254,6 +256,10 @@ def test_many_threads(events):
     assert dict(by_thread) == {number: list(range(number * 1000 + 1, number * 1000 + 401)) for number in range(4)}
     assert events.directly
     assert len(events.by_thread) + len(events.directly) == 1600
+    assert events.file._handed == []
+    events.worker._next_event_flush_time = float("inf")
+    events.writer.add_summary(scalars(1), 9999)
+    assert events.directly[-1] == 9999
 
 
 def test_files_that_may_be_slow_are_the_threads(tmp_path):
@@ -273,7 +279,8 @@ def test_events_of_other_kinds_are_the_threads(events):
 
 
 METHODS = ("FileWriter.add_summary", "FileWriter._add_event", "SummaryToEventTransformer._add_event", "EventFileWriter.add_event",
-           "EventFileWriter._try_put", "writer._add_event", "event_writer.add_event", "event_writer._try_put", "queue.put")
+           "EventFileWriter._try_put", "writer._add_event", "event_writer.add_event", "event_writer._try_put", "queue.put",
+           "CloseableQueue.put")
 
 
 @pytest.mark.parametrize("what", METHODS)
@@ -282,7 +289,7 @@ def test_a_replaced_method_sees_all(events, what):
     event_writer = events.writer.event_writer
     owner = {"FileWriter": v1.summary.FileWriter, "SummaryToEventTransformer": writer.SummaryToEventTransformer,
              "EventFileWriter": event_file_writer.EventFileWriter, "writer": events.writer, "event_writer": event_writer,
-             "queue": event_writer._event_queue}[owner]
+             "CloseableQueue": event_file_writer.CloseableQueue, "queue": event_writer._event_queue}[owner]
     original = getattr(owner, name)
     calls = []
 
@@ -316,16 +323,129 @@ def test_a_writer_in_the_place_of_the_threads_sees_all(events):
     assert seen == [1]
 
 
-def test_a_failed_write_is_the_threads_failure(events):
-    error = OSError("disk full")
-    events.native._WriteSerializedEvent.side_effect = error
-    events.native.WriteEvent.side_effect = error
-    events.writer.add_summary(scalars(1), 1)
-    events.worker.join(60)
-    with pytest.raises(OSError, match="disk full"):
-        events.writer.add_summary(scalars(1), 2)
-    with pytest.raises(OSError, match="disk full"):
+def test_what_interrupts_a_write_reaches_the_caller_and_the_event_is_written_once(events):
+    class Alarm(Exception):
+        pass
+
+    def write(event):  # as a signal handler right after the native call
+        events._write_serialized(event)
+        raise Alarm
+
+    events.native._WriteSerializedEvent.side_effect = write
+    with pytest.raises(Alarm):
+        events.writer.add_summary(scalars(1), 1)
+    events.native._WriteSerializedEvent.side_effect = events._write_serialized
+    events.writer.add_summary(scalars(1), 2)
+    assert events.steps() == [1, 2]
+
+
+def test_a_flush_that_others_write_into_loses_nothing(events):
+    flush, look = events._real.Flush, os.stat
+    summary = scalars(200)
+
+    def flush_and_write():
+        flush()
+        events.writer.add_summary(summary, 1)
+
+    def write_and_look(*args, **kwargs):
+        events.writer.add_summary(summary, 2)
+        return look(*args, **kwargs)
+
+    events.native.Flush.side_effect = flush_and_write
+    with mock.patch.object(os, "stat", write_and_look):
+        for _ in range(3):
+            events.writer.flush()
+    events.native.Flush.side_effect = flush
+    for _ in range(3):
+        events.writer.flush()
+    assert set(events.directly) == {1, 2}
+    assert not events.file.is_lost
+    assert "after_run" not in vars(events.hook)  # nothing that it would raise
+
+
+def test_a_shorter_file_is_noticed_after_direct_writes(events):
+    events.writer.add_summary(scalars(50), 1)
+    path = next(pathlib.Path(events.directory).glob("events.*"))
+    events.native.Flush.side_effect = lambda: (events._real.Flush(), os.truncate(path, path.stat().st_size - 1))
+    events.writer.flush()
+    assert events.directly == [1]
+    with pytest.raises(tf.errors.DataLossError, match="the disk may be full"):
         events.hook.after_run(None, None)
+
+
+def test_a_put_that_is_interrupted(events):
+    queue = events.writer.event_writer._event_queue
+    with mock.patch.object(type(queue), "put", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        events.writer.add_event(event_pb2.Event(step=1, summary=scalars(1)))
+    events.writer.add_summary(scalars(1), 2)  # the thread may have got the first one
+    events.writer.flush()
+    events.writer.add_summary(scalars(1), 3)
+    assert events.steps() == [2, 3]
+    assert (events.by_thread, events.directly) == ([2], [3])
+    assert events.file._handed == []
+
+
+def test_the_order_in_which_threads_hand_over_does_not_count(events):
+    put, waiting = type(events.writer.event_writer._event_queue).put, []
+
+    def late(self, item):  # the first one is overtaken by the second
+        waiting.append(item)
+        if len(waiting) == 2:
+            for one in reversed(waiting):
+                put(self, one)
+
+    with mock.patch.object(event_file_writer.CloseableQueue, "put", autospec=True, side_effect=late):
+        events.writer.add_summary(scalars(1), 1)
+        events.writer.add_summary(scalars(1), 2)
+    events.writer.flush()
+    assert events.by_thread == [2, 1]
+    assert events.file._handed == []
+    events.writer.add_summary(scalars(1), 3)
+    assert events.directly == [3]
+
+
+def test_the_writers_thread_is_not_asked_whether_it_lives(events, monkeypatch):
+    # Python 3.11 takes a thread for dead when Ctrl-C comes while it is asked.
+    monkeypatch.setattr(threading.Thread, "is_alive", mock.Mock(side_effect=AssertionError))
+    events.writer.add_summary(scalars(1), 1)
+    assert events.directly == [1]
+
+
+@pytest.mark.parametrize("call", [
+    lambda writer: writer.add_summary(b"", 3), lambda writer: writer.add_summary(b"", global_step=3),
+    lambda writer: writer.add_summary(global_step=3, summary=b""), lambda writer: writer.add_summary(b""),
+])
+def test_a_mock_on_the_class_is_called_as_tensorflows_method(tmp_path, events, call):
+    stock = v1.summary.FileWriter(str(tmp_path / "stock"))
+    calls = []
+    for target in (stock, events.writer):
+        with mock.patch.object(v1.summary.FileWriter, "add_summary") as mocked:
+            call(target)
+        calls.append(mocked.mock_calls)
+    assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize("arguments", [((), {}), ((1, 2, 3), {}), ((b"",), {"step": 1})])
+def test_wrong_arguments_are_told_by_tensorflow(tmp_path, events, arguments):
+    args, kwargs = arguments
+    messages = []
+    for target in (v1.summary.FileWriter(str(tmp_path / "stock")), events.writer):
+        with pytest.raises(TypeError) as caught:
+            target.add_summary(*args, **kwargs)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_a_writer_that_nobody_has_any_more_is_freed(events):
+    writer, event_writer, queue = (weakref.ref(one) for one in (
+        events.writer, events.writer.event_writer, events.writer.event_writer._event_queue))
+    gc.disable()
+    try:
+        events.writer.close()
+        events.hook._summary_writer = events.writer = None
+        assert writer() is event_writer() is queue() is None
+    finally:
+        gc.enable()
 
 
 def test_a_thread_that_has_just_failed_takes_nothing_more(events, monkeypatch):

@@ -3,6 +3,7 @@
 import collections
 import copy
 import dataclasses
+import enum
 import inspect
 import itertools
 import math
@@ -755,6 +756,43 @@ def test_an_error_of_the_run_after_the_last_step_is_raised(way):
     for hook in (fh.Every(Probe(Args(bad)), iters=10, at_end=True), fh.every(iters=10, at_end=True, fetches=bad)(Probe)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="bad"):
             way.run([hook, fh.LambdaHook(after_create_session=lambda session, coord: None)], [train], 2)
+
+
+def test_the_hook_ends_where_its_run_after_the_last_step_fails(way):
+    class Ends(Probe):
+        def before_run(self, run_context):
+            if run_context.original_args.fetches is None:
+                raise ValueError("no fetches")
+            return super().before_run(run_context)
+
+    hook = Ends()
+    train = make_train()
+    with pytest.raises(ValueError, match="no fetches"), way.session([fh.Every(hook, iters=2, at_end=True)]) as session:
+        for _ in range(2):
+            session.run(train)
+    assert hook.notes[-1][:2] == ("probe", "end")
+
+
+@pytest.mark.parametrize("unit", ["steps", "iters"])
+def test_ints_of_a_class_of_their_own(way, unit):
+    class Period(enum.IntEnum):
+        THREE = 3
+
+    hook = Acts()
+    train = make_train()
+    way.run([hook.counter, fh.Every(hook, **{unit: Period.THREE})], train, 7)
+    assert hook.runs == [1, 4, 7]
+
+
+def test_the_hook_may_make_the_global_step(way):
+    class Makes(Probe):
+        def begin(self):
+            v1.train.get_or_create_global_step()
+            super().begin()
+
+    hook = Makes()
+    way.run([fh.Every(hook, steps=5)], tf.constant(1), 3)
+    assert [note[1] for note in hook.notes].count("before") == 1
 
 
 class Fails(v1.train.SessionRunHook):

@@ -1,8 +1,9 @@
 """What a hook has to do after its next step because of something that another thread found out."""
 
-import inspect
 import os
 import threading
+
+from fasthooks.rebinding import class_method
 
 _lock = threading.RLock()
 # A child of a fork gets no lock that nobody releases.
@@ -56,10 +57,8 @@ class OnceAfterStep:
         if self._replaced is not None:
             self._replaced(run_context, run_values)
             return
-        # Not `hook.after_run`: that may be a wrapper that was put around this object. A mock does not bind.
-        cls = type(self._hook)
-        method = inspect.getattr_static(cls, "after_run")
-        (method.__get__(self._hook, cls) if hasattr(type(method), "__get__") else method)(run_context, run_values)
+        # Not `hook.after_run`: that may be a wrapper that was put around this object.
+        class_method(self._hook, "after_run")(run_context, run_values)
 
     def __call__(self, run_context, run_values):
         # It does not wait if somebody has put a wrapper around it that is still there, or has put it back.

@@ -50,8 +50,8 @@ class _Acting(SessionRunHook):
 
     def _set_period(self, steps, iters, secs, at_end):
         _check_period(steps, iters, secs, at_end)
-        self._steps = steps
-        self._iters = iters
+        self._steps = None if steps is None else int(steps)
+        self._iters = None if iters is None else int(iters)
         self._secs = None if secs is None else float(secs)
         self._at_end = at_end
 
@@ -147,10 +147,11 @@ class Every(PerStepMethods, _trigger.PeriodTrigger, _Acting):
     increment; where it does not, it may be a run shorter or longer. Where it must be exact, order the read or use `iters`. While
     the step stands still, `steps` lets the hook act on the first run only (steps=1: on the first two).
 
-    Not sensible for a hook that must see every run: a StopAtStepHook stops late by up to a period, a NanTensorHook checks one run
-    in many. A hook with a period of its own counts the runs that it sees, and so does an Every in an Every: iters=2 in iters=3
-    acts on runs 1, 7, 13. CheckpointSaverHooks are refused: they have their own period, and tf.estimator, which would not find
-    them, would add a second saver.
+    Not sensible for a hook that must see every run: a StopAtStepHook stops late by up to a period, a SaveOnSignalHook heeds the
+    signal late, a NanTensorHook checks one run in many. A hook with a period of its own counts the runs that it sees, and so does
+    an Every in an Every: iters=2 in iters=3 acts on runs 1, 7, 13. CheckpointSaverHooks are refused: they have their own period,
+    and tf.estimator, which would not find them, would add a second saver. Where another hook runs the session in its
+    `before_run`, this one may act on both runs.
 
     On several workers each has a phase of its own. With `secs`, do not wrap a hook that fetches collectives; under TensorFlow's
     collective strategies `begin` raises ValueError.
@@ -175,8 +176,8 @@ class Every(PerStepMethods, _trigger.PeriodTrigger, _Acting):
 
     def begin(self):
         """Begins the period and the hook; see `tf.compat.v1.train.SessionRunHook`."""
+        self._hook.begin()  # it may make the global step
         super().begin()
-        self._hook.begin()
         if isinstance(self._hook, _trigger.PeriodTrigger):
             self._hook._is_constant = False  # it sees only some of the runs
 
@@ -187,8 +188,10 @@ class Every(PerStepMethods, _trigger.PeriodTrigger, _Acting):
 
     def end(self, session):
         """Lets the hook act for the last step, if that is asked for, and end."""
-        super().end(session)
-        self._hook.end(session)
+        try:
+            super().end(session)
+        finally:
+            self._hook.end(session)
 
     def _request(self, run_context):
         return self._hook.before_run(run_context)

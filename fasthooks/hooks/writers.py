@@ -8,7 +8,6 @@ thread looks at the file after each flush and tells the hooks, whose next `after
 nothing.
 """
 
-import collections
 import contextlib
 import os
 import weakref
@@ -33,44 +32,53 @@ class _WatchedFile:
 
     def __init__(self, native):
         self._native = native
-        self.handed = collections.deque[Any]()  # what the thread was given through DirectPut and has not written yet
-        self._may_write_now = False
+        self._handed = []  # what the thread was given through DirectPut and has not written yet
+        self._has_caught_up = False
         self.hooks = []  # references to those that began with it, as often as they did
-        # The file at the last flush, where that is, and how many bytes it must have; None: not known.
+        # The file at the last flush, and where that is; None: not known.
         self._name = None
         self._path = ""
-        self._size = 0
+        self._written = 0  # bytes of the events that were written
+        self._others: Any = None  # bytes that the file has beside these
         self.is_closed = False  # there will be another file, with the next event
         self.is_lost = False  # the file is not what it must be
 
     def WriteEvent(self, event):
         with self._told():
             self._native.WriteEvent(event)
-            self._size += event.ByteSize() + _FRAME
+            self._written += event.ByteSize() + _FRAME
             self.is_closed = False
-        if self.handed and self.handed[0] is event:
-            self.handed.popleft()
-            self._may_write_now = True  # and so is all that it was given before
+        if self._handed:
+            with contextlib.suppress(ValueError):  # it was given to the thread before
+                self._handed.remove(event)
+                self._has_caught_up = True
 
-    def begin_to_count(self):
-        """Is called when a thread's queue gets a DirectPut: nothing is written directly before the thread has caught up."""
-        self._may_write_now = False
-        self.handed.clear()
+    def note_handed(self, event):
+        """Takes note that the thread is given something to write."""
+        self._handed.append(event)
+
+    def note_not_handed(self, event):
+        """Takes note that this failed: whether the thread got it is not known."""
+        with contextlib.suppress(ValueError):
+            self._handed.remove(event)
+        self._has_caught_up = False
+
+    def note_thread(self):
+        """Takes note of a new thread, which may have been given something already."""
+        self._handed.clear()
+        self._has_caught_up = False
 
     def write_now(self, event):
         """Writes an event, serialized or not, on the thread that has it. Returns False where the writer's thread must."""
         # Only into local files that are there: others may keep a step waiting.
-        if self.handed or self.is_lost or self._name is None or not self._may_write_now:
+        if self._handed or self.is_lost or self._name is None or not self._has_caught_up:
             return False
-        try:
-            record = event if type(event) is bytes else event.SerializeToString()
-            if len(record) > _SMALL:
-                return False
-            # The native writer is for one thread at a time, and keeps the interpreter's lock through each of its calls.
-            self._native._WriteSerializedEvent(record)
-        except Exception:  # the thread meets it as well, and fails as TensorFlow's does
+        record = event if type(event) is bytes else event.SerializeToString()
+        if len(record) > _SMALL:
             return False
-        self._size += len(record) + _FRAME
+        # The native writer is for one thread at a time, and keeps the interpreter's lock through each of its calls.
+        self._native._WriteSerializedEvent(record)
+        self._written += len(record) + _FRAME
         return True
 
     def Close(self):
@@ -80,17 +88,18 @@ class _WatchedFile:
         self.is_lost = False
 
     def Flush(self):
+        written = self._written  # others may write more meanwhile
         with self._told():
             self._native.Flush()
         # Raises nothing here: a program may remove what it wrote, and close the writer then.
         if not (self.is_lost or self.is_closed):
             try:
-                self._look()
+                self._look(written)
             except Exception as error:
                 self.is_lost = True
                 self._tell(error)
 
-    def _look(self):
+    def _look(self, written):
         name = self._native.FileName()
         if name != self._name:
             if "://" in name:  # other file systems show files when they like
@@ -101,16 +110,17 @@ class _WatchedFile:
                 if not os.path.isabs(name) and not os.path.isdir(os.path.dirname(path)):
                     return
                 raise errors.NotFoundError(None, None, f"{name} could not be made, and the events for it are lost")
-            self._name, self._path, self._size = name, path, 0
+            self._name, self._path, self._others = name, path, None
         try:
             size = os.stat(self._path).st_size
         except FileNotFoundError:
             raise errors.NotFoundError(
                 None, None, f"{name} was removed or renamed, and events for it may be lost") from None
-        if size < self._size:
+        if self._others is None:  # until now nobody but this thread has written into it
+            self._others = size - written
+        if size < self._others + written:
             raise errors.DataLossError(
-                None, None, f"{name} has {size} bytes of {self._size} that were written; the disk may be full")
-        self._size = size
+                None, None, f"{name} has {size} bytes of {self._others + written} that were written; the disk may be full")
 
     @contextlib.contextmanager
     def _told(self):
