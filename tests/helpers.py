@@ -252,8 +252,10 @@ def _describe_file(path):
     if path.name == "graph.pbtxt":
         return nodes(text_format.Parse(path.read_text(), v1.GraphDef()))
     if path.suffix == ".json":
-        events = json.loads(path.read_text())["traceEvents"]
-        return sorted({event["args"]["name"] for event in events if event.get("cat") == "Op"})
+        told = json.loads(path.read_text())
+        if "traceEvents" not in told:
+            return told
+        return sorted({event["args"]["name"] for event in told["traceEvents"] if event.get("cat") == "Op"})
     return path.stat().st_size if ".data-" not in path.name else "variables"
 
 
