@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.append(ROOT)  # at the end: an installed fasthooks is found first
 
-from bench import common, costs, estimators, feeds, forms, resources, starts, steps  # noqa: E402
+from bench import common, costs, estimators, everyday, feeds, forms, resources, starts, steps  # noqa: E402
 from bench.settings import FULL, QUICK  # noqa: E402
 from bench.table import environment, format_environment, format_markdown, format_table, progress  # noqa: E402
 
@@ -45,8 +45,9 @@ BUDGETS = {
     "B18": steps.b18,
     "FEED": feeds.feed,
     "COST": costs.cost,
+    "C1": everyday.c1,
 }
-NEEDS_WANDB = {"B1", "B2", "B3", "B4", "B5", "B6", "B10", "B17"}
+NEEDS_WANDB = {"B1", "B2", "B3", "B4", "B5", "B6", "B10", "B17", "C1"}
 NEEDS_ESTIMATOR = {"B8"}
 
 

@@ -28,6 +28,9 @@ from bench.table import environment, progress  # noqa: E402
 _DIRECTORY = os.path.join(ROOT, "bench", "programs")
 # Name of a program -> its path.
 PROGRAMS = {name[:-3]: os.path.join(_DIRECTORY, name) for name in sorted(os.listdir(_DIRECTORY)) if name.endswith(".py")}
+# Two of them as one writes them with the everyday hooks of fasthooks.
+_EVERYDAY = os.path.join(_DIRECTORY, "everyday")
+EVERYDAY = {name[:-3]: os.path.join(_EVERYDAY, name) for name in sorted(os.listdir(_EVERYDAY)) if name.endswith(".py")}
 LIMIT_SECS = 600  # for one run of one program
 
 STOCK, PATCHED = "python", "fasthooks run"

@@ -1,6 +1,9 @@
-"""Shapes of what fasthooks tells."""
+"""Shapes of what fasthooks tells, and names for what TensorFlow has no types for."""
 
-from typing import TypedDict
+from typing import Any, TypeAlias, TypedDict
+
+Session: TypeAlias = Any
+TensorOrName: TypeAlias = Any
 
 
 class PlanReport(TypedDict):

@@ -5,10 +5,12 @@ import gc
 from unittest import mock
 
 import pytest
-from helpers import MIXES, STOCK_MIX, assert_same, record
+import tensorflow as tf
+from helpers import MIXES, STOCK_MIX, USES, Clock, Way, assert_same, record
 from tensorflow.python.ops import session_ops
 from tensorflow.python.summary.writer import writer_cache
 
+import fasthooks
 from fasthooks.step import _live
 
 # A handle that is freed may add ops to its graph and make a run, whenever the collector comes: in a thread that holds
@@ -83,3 +85,20 @@ def same_as_stock(request, tmp_path):
         return records[request.param]
 
     return run_both
+
+
+@pytest.fixture(params=USES)
+def way(request):
+    """Our session, TensorFlow's that runs compiled steps because of the hook, and TensorFlow's that does not."""
+    train, adopts = USES[request.param]
+    fasthooks.adopt(adopts)
+    with tf.Graph().as_default():
+        yield Way(train, adopts)
+    fasthooks.adopt(True)
+
+
+@pytest.fixture
+def clock():
+    """Stands in for `time.time`."""
+    with mock.patch("time.time", Clock()) as fake:
+        yield fake

@@ -252,8 +252,10 @@ def _describe_file(path):
     if path.name == "graph.pbtxt":
         return nodes(text_format.Parse(path.read_text(), v1.GraphDef()))
     if path.suffix == ".json":
-        events = json.loads(path.read_text())["traceEvents"]
-        return sorted({event["args"]["name"] for event in events if event.get("cat") == "Op"})
+        told = json.loads(path.read_text())
+        if "traceEvents" not in told:
+            return told
+        return sorted({event["args"]["name"] for event in told["traceEvents"] if event.get("cat") == "Op"})
     return path.stat().st_size if ".data-" not in path.name else "variables"
 
 
@@ -492,3 +494,58 @@ def train(run, hooks, fetches, steps=100, secs=1.0, session_creator=None):
             run.note(session.run(fetches))
             run.clock.tick(secs)
         run.note("stop", session.should_stop())
+
+
+# Hooks of ours in sessions that run compiled steps, and in one that does not
+
+
+@dataclasses.dataclass
+class Way:
+    """Where hooks are used."""
+
+    train: object  # whose sessions
+    compiled: bool
+
+    def session(self, hooks, creator=None):
+        return self.train.MonitoredSession(creator, hooks)
+
+    def run(self, hooks, fetches, steps, feed_dict=None, creator=None):
+        """Runs steps, all by a plan if they are compiled; returns what each of them gave."""
+        with self.session(hooks, creator) as session:
+            results = [session.run(fetches, feed_dict) for _ in range(steps)]
+            self.check(session, steps)
+        return results
+
+    def check(self, session, steps):
+        if self.compiled:
+            report = fasthooks.report(session)
+            assert (report["planned_steps"], report["declined"]) == (steps, {})
+
+
+USES = {"our_session": (fasthooks, True), "adopted": (v1.train, True), "tf_session": (v1.train, False)}
+
+
+def make_train(increment=1, order="after", first=0, use_resource=True):
+    """A train op that moves the global step; hooks read it before or after. `increment` may be a tensor."""
+    with v1.variable_scope("", use_resource=use_resource):
+        step = v1.get_variable("global_step", [], tf.int64, v1.constant_initializer(first), trainable=False, collections=[
+            v1.GraphKeys.GLOBAL_VARIABLES, v1.GraphKeys.GLOBAL_STEP])
+    if order == "before":
+        with tf.control_dependencies([training_util._get_or_create_global_step_read()]):
+            return step.assign_add(increment).op
+    train = step.assign_add(increment).op
+    with tf.control_dependencies([train]):
+        v1.add_to_collection("global_step_read_op_cache", step.read_value() + 0)
+    return train
+
+
+class Fails(v1.train.SessionRunHook):
+    """Lets some runs fail, once they are made."""
+
+    def __init__(self, at, error):
+        self.at, self.error, self.number = at, error, 0
+
+    def after_run(self, run_context, run_values):
+        self.number += 1
+        if self.number in self.at:
+            raise self.error

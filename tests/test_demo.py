@@ -30,6 +30,10 @@ def test_both_trainings_end_with_the_same_variables(tmp_path):
         log = (tmp_path / "out" / f"{name}.log").read_text()
         # Each training logs into its own file, and no step into the other's.
         assert log.count("loss = ") == 7 and log.count("Saving checkpoints for") == 2
+        # Where there is no terminal, progress goes there too.
+        assert ("step 700 of 700 (100.0 %)" in log) == (name == "fasthooks")
+    rows = (tmp_path / "out" / "fasthooks" / "metrics.csv").read_text().splitlines()
+    assert rows[0] == "step,time,loss,steps_per_sec,examples_per_sec" and len(rows) >= 7
 
 
 @pytest.mark.parametrize("option", ["--json", "--dir"])
@@ -74,9 +78,8 @@ def test_blocks(steps, timed):
         def __init__(self):
             self.lanes = [Lane(), Lane()]
 
-    trainings, seen = [Training(), Training()], []
-    ratios = demo.take_turns(trainings, steps, seen.append)
-    assert list(ratios) == [1.0] * timed and seen[-1] == steps
+    trainings = [Training(), Training()]
+    assert list(demo.take_turns(trainings, steps)) == [1.0] * timed
     for training in trainings:
         for lane in training.lanes:
             assert sum(lane.blocks) == steps and len(lane.block_us) == timed

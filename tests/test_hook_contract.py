@@ -43,13 +43,14 @@ class History:
 
 
 def nothing(*args):
-    """What FunctionHook and LambdaHook call."""
+    """What FunctionHook, LambdaHook, MetricsHook and EvaluationHook call."""
 
 
 # Name -> constructor arguments; every hook with a timer triggers every 3 steps.
 ARGUMENTS = {
     "AsyncCheckpointSaverHook": lambda run: {"checkpoint_dir": run.dir, "save_steps": 3},
     "CheckpointSaverHook": lambda run: {"checkpoint_dir": run.dir, "save_steps": 3},
+    "EvaluationHook": lambda run: {"evaluate": nothing, "to": nothing, "every_n_steps": 3},
     "Every": lambda run: {"hook": fasthooks.FeedFnHook(feed), "steps": 3},
     "FeedFnHook": lambda run: {"feed_fn": feed},
     "FinalOpsHook": lambda run: {"final_ops": "loss:0"},
@@ -57,12 +58,15 @@ ARGUMENTS = {
     "GlobalStepWaiterHook": lambda run: {"wait_until_step": 0},
     "LambdaHook": lambda run: {"begin": nothing},
     "LoggingTensorHook": lambda run: {"tensors": {"loss": "loss:0"}, "every_n_iter": 3},
+    "MetricsHook": lambda run: {"metrics": {"loss": "loss:0"}, "to": nothing, "every_n_steps": 3},
     "NanTensorHook": lambda run: {"loss_tensor": "loss:0"},
     "ProfilerHook": lambda run: {"save_steps": 3, "output_dir": run.dir},
+    "ProgressHook": lambda run: {"last_step": 7},
     "SaveOnSignalHook": lambda run: {"checkpoint_saver_or_dir": run.dir},
     "StepCounterHook": lambda run: {"every_n_steps": 3, "output_dir": run.dir},
     "StopAtStepHook": lambda run: {"last_step": 7},
     "SummarySaverHook": lambda run: {"save_steps": 3, "output_dir": run.dir, "summary_op": "cost:0"},
+    "TimeLimitHook": lambda run: {"secs": 1000},
     "WandbHook": lambda run: {"summary_op": "cost:0", "steps_per_log": 3, "history": History([])},
 }
 # Attributes that programs read and write, and a value to write after the third run.
@@ -70,6 +74,7 @@ ATTRIBUTES = {
     "CheckpointSaverHook": {"_steps_per_run": 1, "_save_path": None, "_listeners": None, "_timer": None,
                             "_summary_writer": None, "_global_step_tensor": None, "_saver": None,
                             "_checkpoint_dir": None, "_scaffold": None, "_save_graph_def": False},
+    "EvaluationHook": {"_steps": 5, "_last": 3, "_increment": 2, "_runs": 4},
     "Every": {"_steps": 5, "_last": 3, "_increment": 2, "_runs": 4},
     "FinalOpsHook": {"_final_ops": "w_read:0", "_final_ops_values": 3, "_final_ops_feed_dict": {"fed:0": 1.0}},
     "FeedFnHook": {"feed_fn": lambda: {"fed:0": 3.0}},
@@ -78,15 +83,18 @@ ATTRIBUTES = {
     "LambdaHook": {},
     "LoggingTensorHook": {"_iter_count": 0, "_should_trigger": False, "_tag_order": [], "_formatter": str,
                           "_current_tensors": {"x": "fed_read:0"}, "_log_at_end": True, "_tensors": {}, "_timer": None},
+    "MetricsHook": {"_steps": 5, "_last": 3, "_increment": 2, "_runs": 4, "_sums": None, "_added": 2},
     "NanTensorHook": {"_loss_tensor": "nan:0", "_fail_on_nan_loss": False},
     "ProfilerHook": {"_next_step": 100, "_request_summary": True, "_global_step_tensor": None, "_timer": None,
                      "_show_memory": True, "_file_writer": None},
+    "ProgressHook": {"_secs": 5.0, "_last": 3.0, "_runs": 4},
     "SaveOnSignalHook": {"received": None},
     "StepCounterHook": {"_steps_per_run": 5, "_last_global_step": 3, "_summary_tag": "tag", "_summary_writer": None,
                         "_global_step_tensor": None, "_timer": None, "_output_dir": "x"},
     "StopAtStepHook": {"_last_step": 5, "_num_steps": 2, "_global_step_tensor": None},
     "SummarySaverHook": {"_next_step": None, "_request_summary": True, "_summary_op": "other:0",
                          "_summary_writer": None, "_global_step_tensor": None, "_scaffold": None, "_timer": None},
+    "TimeLimitHook": {"_limit": 5.0},
     "WandbHook": {"_steps_per_log": 2},
 }
 ATTRIBUTES["AsyncCheckpointSaverHook"] = ATTRIBUTES["CheckpointSaverHook"]

@@ -2,7 +2,6 @@
 
 import collections
 import copy
-import dataclasses
 import enum
 import inspect
 import itertools
@@ -19,7 +18,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import Clock, build_model, captured_logs, describe, v1
+from helpers import Clock, Fails, build_model, captured_logs, describe, make_train, v1
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.python.distribute import distribute_coordinator_context
@@ -33,63 +32,6 @@ Args = v1.train.SessionRunArgs
 fuzz = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 UNITS = ("steps", "iters", "secs")
 METHODS = ("begin", "after_create_session", "before_run", "after_run", "end")
-
-
-@dataclasses.dataclass
-class Way:
-    """Where hooks are used."""
-
-    train: object  # whose sessions
-    compiled: bool
-
-    def session(self, hooks, creator=None):
-        return self.train.MonitoredSession(creator, hooks)
-
-    def run(self, hooks, fetches, steps, feed_dict=None, creator=None):
-        """Runs steps, all by a plan if they are compiled; returns what each of them gave."""
-        with self.session(hooks, creator) as session:
-            results = [session.run(fetches, feed_dict) for _ in range(steps)]
-            self.check(session, steps)
-        return results
-
-    def check(self, session, steps):
-        if self.compiled:
-            report = fh.report(session)
-            assert (report["planned_steps"], report["declined"]) == (steps, {})
-
-
-WAYS = {"our_session": (fh, True), "adopted": (v1.train, True), "tf_session": (v1.train, False)}
-
-
-@pytest.fixture(params=WAYS)
-def way(request):
-    """Our session, TensorFlow's that runs compiled steps because of the hook, and TensorFlow's that does not."""
-    train, adopts = WAYS[request.param]
-    fh.adopt(adopts)
-    with tf.Graph().as_default():
-        yield Way(train, adopts)
-    fh.adopt(True)
-
-
-@pytest.fixture
-def clock():
-    """Stands in for `time.time`."""
-    with mock.patch("time.time", Clock()) as fake:
-        yield fake
-
-
-def make_train(increment=1, order="after", first=0, use_resource=True):
-    """A train op that moves the global step; hooks read it before or after. `increment` may be a tensor."""
-    with v1.variable_scope("", use_resource=use_resource):
-        step = v1.get_variable("global_step", [], tf.int64, v1.constant_initializer(first), trainable=False, collections=[
-            v1.GraphKeys.GLOBAL_VARIABLES, v1.GraphKeys.GLOBAL_STEP])
-    if order == "before":
-        with tf.control_dependencies([training_util._get_or_create_global_step_read()]):
-            return step.assign_add(increment).op
-    train = step.assign_add(increment).op
-    with tf.control_dependencies([train]):
-        v1.add_to_collection("global_step_read_op_cache", step.read_value() + 0)
-    return train
 
 
 def counted():
@@ -793,18 +735,6 @@ def test_the_hook_may_make_the_global_step(way):
     hook = Makes()
     way.run([fh.Every(hook, steps=5)], tf.constant(1), 3)
     assert [note[1] for note in hook.notes].count("before") == 1
-
-
-class Fails(v1.train.SessionRunHook):
-    """Lets some runs fail, once they are made."""
-
-    def __init__(self, at, error):
-        self.at, self.error, self.number = at, error, 0
-
-    def after_run(self, run_context, run_values):
-        self.number += 1
-        if self.number in self.at:
-            raise self.error
 
 
 @pytest.mark.parametrize("unit", UNITS)

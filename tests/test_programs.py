@@ -21,7 +21,7 @@ if str(ROOT) not in sys.path:
 from helpers import _comparable, describe_files  # noqa: E402
 
 from bench import compare_programs  # noqa: E402
-from bench.compare_programs import PATCHED, PROGRAMS, STOCK  # noqa: E402
+from bench.compare_programs import EVERYDAY, PATCHED, PROGRAMS, STOCK  # noqa: E402
 
 # TensorFlow warns of its deprecated reader of event files.
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
@@ -86,6 +86,31 @@ def test_program_does_the_same_under_run(name, tmp_path):
     else:
         assert steps >= STEPS
         assert planned > 0.9 * steps
+
+
+@pytest.mark.parametrize("name", EVERYDAY)
+def test_program_with_everyday_hooks_ends_where_the_old_one_does(name, tmp_path):
+    pytest.importorskip("sklearn")
+    with contextlib.ExitStack() as stack:
+        processes = {}
+        for version, programs in (("old", PROGRAMS), ("new", EVERYDAY)):
+            process = stack.enter_context(compare_programs.start(STOCK, programs[name], str(tmp_path / version), STEPS))
+            stack.callback(process.kill)
+            processes[version] = process
+        (old, _), (new, errors) = (outcome(processes[version], tmp_path / version) for version in ("old", "new"))
+    # The old program evaluates at other steps: where the read of the step that it makes is a multiple.
+    assert (len(new["stdout"]), new["told"]) == (len(old["stdout"]), old["told"])
+    last = f"model.ckpt-{STEPS}.index"
+    assert new["files"][last] == old["files"][last]
+    if name == "mlp_feed":
+        rows = (tmp_path / "new" / "metrics.csv").read_text().splitlines()
+        assert rows[0] == "step,time,loss,accuracy,steps_per_sec,examples_per_sec"
+        assert [int(row.partition(",")[0]) for row in rows[1:]] == list(range(0, STEPS, 100))
+        assert f"step {STEPS} of {STEPS} (100.0 %)" in errors
+    else:
+        best = json.loads((tmp_path / "new" / "best" / "best_checkpoints.json").read_text())["checkpoints"]
+        shown = [float(line.split()[1]) for line in new["stdout"] if line.startswith("accuracy")]
+        assert len(shown) == STEPS / 100 and round(best[0]["value"], 4) == max(shown)
 
 
 def test_programs_know_nothing_of_fasthooks():

@@ -103,7 +103,9 @@ def test_arguments_are_tensorflows(name):
 
 
 @pytest.mark.parametrize("name", [
-    *OURS, "Every", "FunctionHook", "LambdaHook", "SaveOnSignalHook", "aligned_copy", "aligned_empty", "every"])
+    *OURS, "BestCheckpoints", "CSVSink", "EarlyStopping", "EvaluationHook", "EventSink", "Every", "FunctionHook", "JSONLSink",
+    "LambdaHook", "MetricsHook", "ProgressHook", "SaveOnSignalHook", "TimeLimitHook", "WandbSink", "aligned_copy",
+    "aligned_empty", "best_checkpoint", "every"])
 def test_docstrings(name):
     documented = getattr(fh, name)
     text = documented.__doc__

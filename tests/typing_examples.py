@@ -1,6 +1,9 @@
 """A program that uses the public API, for the type checker alone: `test_public_api.py` runs mypy over it."""
 
+import datetime
+import pathlib
 import signal
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from typing_extensions import assert_type
@@ -35,6 +38,38 @@ def show_step(step: int) -> bool:
 @fh.every(steps=100, fetches={"loss": "loss:0"}, at_end=True)
 def show_loss(step: int, values: Any) -> None:
     print(step, values["loss"])
+
+
+class Posts(fh.Sink):
+    """A sink of the user's own."""
+
+    def write(self, step: int, row: Mapping[str, float], session: Any) -> bool:
+        return row["loss"] > 10.0
+
+
+def accuracy(session: Any) -> dict[str, float]:
+    return {"accuracy": session.run("accuracy:0")}
+
+
+def print_row(step: int, row: Mapping[str, float]) -> None:
+    print(step, *row.values())
+
+
+def everyday_hooks(loss: Any, directory: pathlib.Path) -> list[Any]:
+    stopping = fh.EarlyStopping("accuracy", patience=5, mode="max", min_delta=0.001, state_file=directory / "stopping.jsonl")
+    best = fh.BestCheckpoints(directory / "best", "accuracy", mode="max", keep=3)
+    assert_type(fh.best_checkpoint(directory / "best"), str | None)
+    return [
+        fh.MetricsHook({"loss": loss}, to=fh.CSVSink(directory / "rows.csv"), every_n_steps=100),
+        fh.MetricsHook(lambda: {"loss": "loss:0"}, to=[fh.JSONLSink("rows", append=False), print_row], every_n_secs=60,
+                       reduce="mean"),
+        fh.MetricsHook(to=Posts(), every_n_steps=100, examples_per_step=32, at_end=False),
+        fh.EvaluationHook(accuracy, to=[stopping, best, fh.EventSink(directory), fh.WandbSink(prefix="eval/")],
+                          every_n_steps=1000, at_start=True),
+        fh.ProgressHook(100_000, metrics={"loss": loss}, examples_per_step=32),
+        fh.TimeLimitHook(3600),
+        fh.TimeLimitHook(until=datetime.datetime(2030, 1, 1)),
+    ]
 
 
 def call_them() -> bool:

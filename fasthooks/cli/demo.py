@@ -4,7 +4,8 @@ The network (64-64-10, softmax cross-entropy, Adam) learns scikit-learn's handwr
 fed on each step, once under tf.compat.v1.train.MonitoredTrainingSession with TensorFlow's hooks, once under fasthooks'
 with the hooks of the same names and arguments: checkpoints, summaries, step counter, logging, NaN check, stop at step,
 final accuracy. Seed, batches and their order are the same, and one intra-op thread keeps float sums in order, so both
-must end with the same variables.
+must end with the same variables. fasthooks' training has two hooks more, of which TensorFlow has no like: ProgressHook shows
+how far it is, on a terminal as a bar if tqdm is there, and MetricsHook writes loss and speed to metrics.csv.
 
 How the figures are taken: the two trainings take turns, and with them the same two loops without a hook (for TensorFlow a
 bare Session.run(train_op, feed_dict), for fasthooks a fasthooks.MonitoredSession without hooks). All are open at once; each
@@ -196,7 +197,7 @@ class Training:
     Args:
         tf: the tensorflow module.
         name: what to call it.
-        train: tf.compat.v1.train or fasthooks; nothing else differs between the two.
+        train: tf.compat.v1.train or fasthooks, whose training gets two hooks more; nothing else differs between the two.
         digits: the data.
         steps: the global step to stop at.
         directory: receives checkpoints and event files.
@@ -217,6 +218,13 @@ class Training:
                 train.LoggingTensorHook({"loss": model.loss}, every_n_iter=EVERY_STEPS),
                 self._final,
             ]
+            if train is not tf.compat.v1.train:
+                hooks += [
+                    train.ProgressHook(steps, metrics={"loss": model.loss}, examples_per_step=BATCH_SIZE),
+                    train.MetricsHook(
+                        {"loss": model.loss}, to=train.CSVSink(directory / "metrics.csv"), every_n_steps=EVERY_STEPS,
+                        examples_per_step=BATCH_SIZE, at_end=False),
+                ]
             # With a checkpoint_dir this session adds the step counter, the summary saver and the checkpoint saver (at the
             # start, every 600 s, and at the end).
             return train.MonitoredTrainingSession(
@@ -258,7 +266,7 @@ class Training:
         )
 
 
-def take_turns(trainings: list[Training], steps: int, bar: Callable[[int], None]) -> Any:
+def take_turns(trainings: list[Training], steps: int) -> Any:
     """Runs all trainings, block by block; returns by how much the first one's block took longer than the second one's."""
     import numpy as np
 
@@ -272,7 +280,6 @@ def take_turns(trainings: list[Training], steps: int, bar: Callable[[int], None]
         for lane in lanes if count // EVERY_STEPS % 2 else reversed(lanes):
             lane.run(block, timed)
         count += block
-        bar(count)
     first, second = (np.array(training.lanes[0].block_us) for training in trainings)
     return first / second
 
@@ -415,7 +422,6 @@ def compare(steps: int, directory: Path | None, json_file: Path | None) -> int:
     tf = require("tensorflow", "cpu")
     fasthooks = require("fasthooks", "cpu")
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(highlight=False)
     directory = Path(tempfile.mkdtemp(prefix="fasthooks-demo-")) if directory is None else directory
@@ -432,12 +438,8 @@ def compare(steps: int, directory: Path | None, json_file: Path | None) -> int:
     console.print(f"Writing to {directory}", soft_wrap=True)
 
     digits = load_digits()
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # No refresh thread: it would take the interpreter from the loops that are measured.
-    with Progress(*columns, console=console, auto_refresh=False) as progress:
-        task = progress.add_task("steps", total=steps)
-        trainings = [Training(tf, name, train, digits, steps, subdirectory) for name, train, subdirectory in runs]
-        ratios = take_turns(trainings, steps, lambda count: progress.update(task, completed=count, refresh=True))
+    trainings = [Training(tf, name, train, digits, steps, subdirectory) for name, train, subdirectory in runs]
+    ratios = take_turns(trainings, steps)
     results = [training.end() for training in trainings]
 
     reference, ours = results

@@ -1,123 +1,25 @@
 """Every and every: a hook, or a function, that acts now and then. LambdaHook: functions for what happens once in a session."""
 
 import functools
-import sys
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, Generic, TypeVar, overload
 
-from tensorflow.core.protobuf import config_pb2
-from tensorflow.python.distribute import distribute_coordinator_context
-from tensorflow.python.framework import ops
-from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import training_util
-from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunContext, SessionRunHook, SessionRunValues
+from tensorflow.python.training.session_run_hook import SessionRunHook
 
 from fasthooks import patching
-from fasthooks.hooks import last_run
+from fasthooks.hooks.acting import Acting, check_period
 from fasthooks.hooks.base import PerStepMethods
-from fasthooks.triggers import _guard, _trigger, recognition
+from fasthooks.triggers import _trigger, recognition
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OfStep = TypeVar("_OfStep", bound=Callable[[int], Any])
 _OfValues = TypeVar("_OfValues", bound=Callable[[int, Any], Any])
-# All workers of these wait for each other in ops, and TensorFlow lets no clock decide there when they are run.
-_COLLECTIVE_STRATEGIES = ("CollectiveAllReduceStrategy", "CollectiveAllReduceStrategyV1", "MultiWorkerMirroredStrategy")
 _METHODS = ("begin", "after_create_session", "before_run", "after_run", "end")
 
 
-def _check_period(steps, iters, secs, at_end):
-    if [steps, iters, secs].count(None) != 2:
-        raise ValueError(f"Exactly one of steps, iters and secs must be given; got {steps=}, {iters=}, {secs=}.")
-    for name, count in (("steps", steps), ("iters", iters)):
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count <= 0):
-            raise ValueError(f"{name} must be a positive int; got {count!r}.")
-    if secs is not None and (isinstance(secs, bool) or not isinstance(secs, Real) or not 0 < secs <= sys.float_info.max):  # type: ignore[operator]
-        raise ValueError(f"secs must be a positive number; got {secs!r}.")
-    if not isinstance(at_end, bool):
-        raise ValueError(f"at_end must be True or False; got {at_end!r}.")
-
-
-class _Acting(SessionRunHook):
-    """What a periodic hook does on the runs on which it acts. The results of such a run are a dict, of others never.
-
-    A class derived from it says what it asks for (`_request`) and does (`_act`).
-    """
-
-    # The step that is read for it after the last one. Not the read of hooks, which the graph may let wait for a train op.
-    _last_step_read: Any = None
-
-    def _set_period(self, steps, iters, secs, at_end):
-        _check_period(steps, iters, secs, at_end)
-        self._steps = None if steps is None else int(steps)
-        self._iters = None if iters is None else int(iters)
-        self._secs = None if secs is None else float(secs)
-        self._at_end = at_end
-
-    def begin(self):
-        super().begin()
-        strategy = type(getattr(distribute_coordinator_context.get_current_worker_context(), "_strategy", None)).__name__
-        if self._secs is not None and strategy in _COLLECTIVE_STRATEGIES:
-            raise ValueError(f"secs should not be set when using {strategy}: workers wait for each other, and their clocks "
-                             "differ. Use steps or iters.")
-        if self._steps is not None:
-            self._global_step_tensor = training_util._get_or_create_global_step_read()
-            if self._global_step_tensor is None:
-                raise RuntimeError("Global step should be created to use Every(steps=...).")
-            constant = recognition.constant_increment(training_util.get_global_step())
-            self._is_constant = constant is not None
-            self._increment = 1 if constant is None else constant
-        self._seen = self._last = self._claimed = None
-        self._runs = 0
-        self._acted = False
-
-    def after_create_session(self, session, coord):
-        super().after_create_session(session, coord)
-        self._seen = self._claimed = None
-
-    def before_run(self, run_context):
-        return self._asked(run_context, self._global_step_tensor) if self.claim() else self._quiet_request()
-
-    def _quiet_request(self):
-        return None if self._steps is None else SessionRunArgs(self._global_step_tensor)
-
-    def _asked(self, run_context, global_step):
-        request = self._request(run_context)
-        if request is None:
-            request = SessionRunArgs(None)
-        fetches = {} if global_step is None else {"global_step": global_step}
-        if request.fetches is not None:
-            fetches["hook"] = request.fetches
-        return SessionRunArgs(fetches, request.feed_dict, request.options)
-
-    def after_run(self, run_context, run_values):
-        results = run_values.results
-        if type(results) is not dict:
-            self.observe(results)
-            return
-        step = results.get("global_step")
-        self.settle(step)
-        self._act(run_context, run_values._replace(results=results.get("hook")), step)
-
-    def end(self, session):
-        if self._at_end and self._runs and not self._acted:
-            self._act_at_end(session)
-        super().end(session)
-
-    def _act_at_end(self, session):
-        context = SessionRunContext(SessionRunArgs(None), session)
-        fetches, feeds, options = self._asked(context, self._last_step_read)
-        options = options or config_pb2.RunOptions()
-        metadata = config_pb2.RunMetadata()
-        results, obstacle = last_run.attempt(session, fetches, feeds, options, metadata) if fetches else ({}, None)
-        if obstacle is not None:
-            logging.warning("%s does not act after the last step: %s.", self._title(), obstacle)
-            return
-        self._act(context, SessionRunValues(results.get("hook"), options, metadata), results.get("global_step", self._seen))
-
-
-class Every(PerStepMethods, _trigger.PeriodTrigger, _Acting):
+class Every(PerStepMethods, _trigger.PeriodTrigger, Acting):
     """Lets a hook take part in one run of many.
 
     Args:
@@ -159,6 +61,8 @@ class Every(PerStepMethods, _trigger.PeriodTrigger, _Acting):
     Cost: a quiet step costs what another stock hook costs, whatever the hook does (`python bench/budgets.py --only B3`).
     """
 
+    _needs_step = "Every(steps=...)"
+
     def __init__(self, hook: SessionRunHook, *, steps: int | None = None, iters: int | None = None, secs: float | None = None,
                  at_end: bool = False) -> None:
         if isinstance(hook, type) or not all(callable(getattr(hook, method, None)) for method in _METHODS):
@@ -166,7 +70,8 @@ class Every(PerStepMethods, _trigger.PeriodTrigger, _Acting):
         if isinstance(hook, stock.CheckpointSaverHook):
             raise ValueError(f"hook must not save checkpoints; got {hook!r}, which has its own period, and tf.estimator would "
                              "add a second saver.")
-        self._set_period(steps, iters, secs, at_end)
+        check_period(at_end, steps=steps, iters=iters, secs=secs)
+        self._set_period(at_end, steps=steps, iters=iters, secs=secs)
         self._hook = hook
 
     @property
@@ -203,7 +108,7 @@ class Every(PerStepMethods, _trigger.PeriodTrigger, _Acting):
         return f"Every({type(self._hook).__name__})"
 
 
-class FunctionHook(PerStepMethods, _trigger.PeriodTrigger, _Acting, Generic[F]):
+class FunctionHook(PerStepMethods, _trigger.PeriodTrigger, Acting, Generic[F]):
     """A function that is called now and then; what `every` makes. Calling the hook calls the function.
 
     Args:
@@ -218,12 +123,14 @@ class FunctionHook(PerStepMethods, _trigger.PeriodTrigger, _Acting, Generic[F]):
     """
 
     __wrapped__: F
+    _needs_step = "Every(steps=...)"
 
     def __init__(self, function: F, *, steps: int | None = None, iters: int | None = None, secs: float | None = None,
                  fetches: Any = None, at_end: bool = False) -> None:
         if not callable(function):
             raise TypeError(f"function must be callable; got {function!r}.")
-        self._set_period(steps, iters, secs, at_end)
+        check_period(at_end, steps=steps, iters=iters, secs=secs)
+        self._set_period(at_end, steps=steps, iters=iters, secs=secs)
         functools.update_wrapper(self, function, updated=())
         self._fetches = fetches
 
@@ -235,24 +142,11 @@ class FunctionHook(PerStepMethods, _trigger.PeriodTrigger, _Acting, Generic[F]):
     def begin(self):
         """Finds the fetches in the graph; see `tf.compat.v1.train.SessionRunHook`."""
         super().begin()
-        self._wanted = self._fetches() if callable(self._fetches) else self._fetches
-        self._fetches_always = False
         if self._fetches is not None:
-            elements = last_run.elements(ops.get_default_graph(), self._wanted)
-            waits = self._secs and next(filter(last_run.is_collective, last_run.ancestors(elements)), None)
-            if waits:
-                self._fetches_always = True
-                logging.info("%s fetches on every run, and the clock decides on the call alone: %s needs the other workers.",
-                             self._title(), waits.name)
+            self._want(self._fetches() if callable(self._fetches) else self._fetches)
         self._global_step_tensor = training_util._get_or_create_global_step_read()
         # What the last run returned is known where the period is in steps.
         self._last_step_read = training_util.get_global_step() if self._secs or self._iters or self._fetches is not None else None
-
-    def _quiet_request(self):
-        return SessionRunArgs([self._wanted]) if self._fetches_always else super()._quiet_request()
-
-    def _request(self, run_context):
-        return SessionRunArgs(self._wanted)
 
     def _act(self, run_context, run_values, step):
         step = self._runs if step is None else int(step)
@@ -301,7 +195,7 @@ def every(*, steps: int | None = None, iters: int | None = None, secs: float | N
         def show(step, values):
             print(step, values["loss"])
     """
-    _check_period(steps, iters, secs, at_end)
+    check_period(at_end, steps=steps, iters=iters, secs=secs)
     return functools.partial(FunctionHook, steps=steps, iters=iters, secs=secs, fetches=fetches, at_end=at_end)
 
 
@@ -347,4 +241,3 @@ class LambdaHook(patching.OurHook):
 
 for _cls in (Every, FunctionHook):
     recognition.know_hook(_cls)
-_guard.know(_Acting.before_run, _Acting.after_run)

@@ -23,6 +23,7 @@ from tensorflow.python.training.basic_session_run_hooks import SecondOrStepTimer
 from fasthooks import known_tensorflow
 from fasthooks.hooks import last_run
 from fasthooks.hooks.base import PerStepMethods, WriterMethods
+from fasthooks.hooks.closing import Closing
 from fasthooks.rebinding import rebound
 from fasthooks.triggers import _timer, _trigger, recognition
 
@@ -179,26 +180,6 @@ class SummarySaverHook(WriterMethods, _trigger.SummarySaverTrigger, stock.Summar
         self._timer.update_last_triggered_step(step)
 
 
-class _Closing:
-    """Is asked right before a raw session is closed, in TensorFlow's monitored sessions and in ours.
-
-    TensorFlow tells hooks of a normal end only. But before the raw session is closed, for whatever reason, its
-    coordinator is joined, on the thread that closes, and asks each registered thread whether it still runs. This object
-    stands among those threads.
-    """
-
-    name = "fasthooks-closing"
-
-    def __init__(self, act):
-        self._act = act
-
-    def is_alive(self):
-        act, self._act = self._act, None
-        if act is not None:
-            act()
-        return False
-
-
 class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):
     """Saves a checkpoint every N steps or seconds, at session creation and at the end.
 
@@ -250,10 +231,7 @@ class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.
         self._closing = None
 
     def _watch_closing(self, session, coord):
-        # `coord` is None where somebody calls the hook by hand.
-        if coord is not None:
-            self._closing = _Closing(lambda: self._session_closes(session))
-            coord.register_thread(self._closing)
+        self._closing = Closing(coord, lambda: self._session_closes(session))
 
     def _session_closes(self, session):
         # `end` was not called, or it failed, if there is still somebody to ask.

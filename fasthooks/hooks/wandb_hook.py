@@ -28,11 +28,12 @@ def _logged():
     return importlib.import_module("wandb.integration.tensorboard.log")
 
 
-def _import_wandb():
+def import_wandb(user="WandbHook"):
+    """Returns the package; ImportError says what needs it and how to get it."""
     try:
         import wandb
     except ImportError as error:
-        raise ImportError("WandbHook needs the wandb package: pip install 'fasthooks[wandb]'") from error
+        raise ImportError(f"{user} needs the wandb package: pip install 'fasthooks[wandb]'") from error
     return wandb
 
 
@@ -52,7 +53,7 @@ class _Rows(SessionRunHook):
         if self._next_row is None:
             self._next_row = int(-(-step // period) * period)
         if summary is not None and step >= self._next_row:
-            _import_wandb().tensorboard._log(summary, history=self._history, step=step)
+            import_wandb().tensorboard._log(summary, history=self._history, step=step)
             self._next_row = int((step // period + 1) * period)
             self._uncommitted = True
 
@@ -60,7 +61,7 @@ class _Rows(SessionRunHook):
         logged = _logged()
         # Another hook may have committed the row that both have written.
         if self._uncommitted and logged.STEPS["global"]["last_log"] is not None:
-            run = _import_wandb().run
+            run = import_wandb().run
             if self._history is not None:
                 self._history.add({})
             elif run is not None:
@@ -98,7 +99,7 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
     """
 
     def __init__(self, summary_op: Any = None, steps_per_log: Any = 1000, history: Any = None) -> None:
-        _import_wandb()
+        import_wandb()
         if isinstance(steps_per_log, bool) or not isinstance(steps_per_log, int) or steps_per_log <= 0:
             raise ValueError(f"steps_per_log must be a positive int; got {steps_per_log!r}.")
         from wandb.sdk.lib import telemetry
@@ -112,7 +113,7 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
 
     def begin(self):
         super().begin()
-        wandb = _import_wandb()
+        wandb = import_wandb()
         if wandb.run is None:
             raise wandb.Error("You must call `wandb.init()` before calling `WandbHook`")
         if self._summary_op is None:

@@ -197,7 +197,7 @@ def watch(hook):
     direct_writes.prepare(writer)
     if is_first:
         event_writer.flush()
-        _raise_failure(hook)
+        raise_failure(hook)
 
 
 def settle(hook):
@@ -208,10 +208,10 @@ def settle(hook):
     if not isinstance(watched, _WatchedFile):
         return
     try:
-        _raise_failure(hook)
+        raise_failure(hook)
         if not _is_forsaken(worker):
             event_writer.flush()
-            _raise_failure(hook)
+            raise_failure(hook)
     finally:
         # What becomes of the file after the hook's last session is the program's business.
         failure = _Failure.of(hook)
@@ -219,7 +219,8 @@ def settle(hook):
             failure.withdraw()
 
 
-def _raise_failure(hook):
+def raise_failure(hook):
+    """Raises what the thread failed with, if the hook has not done so before."""
     failure = _Failure.of(hook)
     if failure is not None and failure.withdraw():
         raise failure.error

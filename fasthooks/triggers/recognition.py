@@ -8,7 +8,7 @@ from tensorflow.python.training import training_util
 from tensorflow.python.training.session_run_hook import SessionRunHook
 
 from fasthooks import known_tensorflow
-from fasthooks.triggers import _guard, _timer, _trigger
+from fasthooks.triggers import _everyday, _guard, _timer, _trigger
 
 # By exact class; whether its methods are still TensorFlow's own is asked on every step. A hook whose code is not known has
 # no trigger, and is called on every step.
@@ -98,6 +98,6 @@ for _cls in (*_STOCK_TRIGGERS, SessionRunHook):
     _know(_cls, sys.modules[_cls.__module__], _HOOK_METHODS)
 for _name in {"SecondOrStepTimer", "NeverTriggerTimer", "_HookTimer"} & vars(stock).keys():
     _know(vars(stock)[_name], stock, ("should_trigger_for_step", "update_last_triggered_step", "last_triggered_step", "reset"))
-for _value in [*vars(_timer).values(), *vars(_trigger).values()]:
+for _value in [*vars(_timer).values(), *vars(_trigger).values(), *vars(_everyday).values()]:
     if isinstance(_value, type) and issubclass(_value, _guard.Watched):
         _guard.know(*vars(_value).values())

@@ -1,0 +1,257 @@
+"""What is done about rows of metrics: EarlyStopping stops the training, BestCheckpoints keeps the best of its states."""
+
+import json
+import math
+import os
+import tempfile
+from typing import Any, Literal
+
+import tensorflow.compat.v1 as tf
+from tensorflow.python.platform import tf_logging as logging
+from tensorflow.python.training import checkpoint_management
+
+from fasthooks.hooks.acting import check_count
+from fasthooks.hooks.sinks import Lines, Sink
+
+_BEST_FILE = "best_checkpoints.json"
+
+
+class _Monitor(Sink):
+    """A sink that looks at one value of the rows."""
+
+    def __init__(self, monitor, mode):
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be the name of a metric; got {monitor!r}.")
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max'; got {mode!r}.")
+        self._monitor = monitor
+        self._mode = mode
+
+    def _check_names(self, names):
+        if self._monitor not in names:
+            raise ValueError(f"monitor must be one of the names of the rows, {', '.join(names)}; got {self._monitor!r}.")
+
+    def begin(self, names):
+        """Looks for the monitored name, if the names are known."""
+        if names is not None:
+            self._check_names(names)
+
+    def _value(self, row):
+        self._check_names(row)
+        return row[self._monitor]
+
+    def _improves(self, value, best, min_delta=0.0):
+        # NaN and infinities never do.
+        return math.isfinite(value) and (best is None or (best - value if self._mode == "min" else value - best) > min_delta)
+
+
+class EarlyStopping(_Monitor):
+    """Requests a stop when a value has not become better for a while.
+
+    Args:
+      monitor: Name of the value in the rows.
+      patience: Rows in a row without improvement after which a stop is requested, a positive int.
+      mode: Whether less ("min") or more ("max") is better.
+      min_delta: By how much more than this a value must be better than the best one, at least 0.
+      min_steps: Global step of a row before which no stop is requested, an int of at least 0.
+      state_file: A file to which step and value of each row are appended, so that patience survives a restart; default: what
+        came before is known in this process only.
+
+    Raises:
+      TypeError: `monitor` is no str.
+      ValueError: Another argument is not of its kind. When a session begins, or at the first row of an evaluation: the rows have
+        no value of that name. When it has begun: `state_file` is something else.
+
+    NaN and infinities are never better. A session that begins, or goes on after a recovery, at an earlier step than that of the
+    last row forgets the rows after that step: what counts is what led to the state that it has. patience=2 with mode="min" and
+    the values 3, 2, 2.5, 2: a stop after the fourth row, and one log line with the best value and its step.
+
+    The stop ends this session only. On a chief with workers add a StopAtStepHook to all of them; with collectives give it to all
+    workers, with equal values.
+    """
+
+    def __init__(self, monitor: str, *, patience: int, mode: Literal["min", "max"], min_delta: float = 0.0, min_steps: int = 0,
+                 state_file: str | os.PathLike[str] | None = None) -> None:
+        super().__init__(monitor, mode)
+        check_count("patience", patience)
+        if isinstance(min_delta, bool) or not isinstance(min_delta, (int, float)) or not 0 <= min_delta < math.inf:
+            raise ValueError(f"min_delta must be a number of at least 0; got {min_delta!r}.")
+        if isinstance(min_steps, bool) or not isinstance(min_steps, int) or min_steps < 0:
+            raise ValueError(f"min_steps must be an int of at least 0; got {min_steps!r}.")
+        self._patience = patience
+        self._min_delta = min_delta
+        self._min_steps = min_steps
+        self._lines = None if state_file is None else Lines(state_file)
+        self._rows: list[tuple[int, float]] = []
+        self._forget()
+
+    def _forget(self):
+        self._best = self._best_step = None
+        self._waited = 0
+
+    def started(self, session, step):
+        """Looks at the rows up to this step again."""
+        if self._lines is not None:
+            self._lines.open()
+            self._rows = self._read(self._lines.path)
+            self._lines.write(json.dumps({"started": step}).encode() + b"\n")
+        self._rows = [row for row in self._rows if row[0] <= step]
+        self._forget()
+        for row in self._rows:
+            self._look(*row)
+
+    def _read(self, path):
+        rows: list[tuple[int, float]] = []
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue  # it was cut
+                if "started" in entry:
+                    rows = [row for row in rows if row[0] <= entry["started"]]
+                elif entry.get("monitor") != self._monitor:
+                    raise ValueError(f"state_file must have rows of {self._monitor!r}; got {path}, line {number}: {line.strip()}")
+                else:
+                    rows.append((entry["step"], math.nan if entry["value"] is None else entry["value"]))
+        return rows
+
+    def _look(self, step, value):
+        if self._improves(value, self._best, self._min_delta):
+            self._best, self._best_step = value, step
+            self._waited = 0
+        else:
+            self._waited += 1
+
+    def write(self, step, row, session):
+        """Looks at a row."""
+        value = self._value(row)
+        self._rows.append((step, value))
+        if self._lines is not None:
+            entry = {"monitor": self._monitor, "step": step, "value": value if math.isfinite(value) else None}
+            self._lines.write(json.dumps(entry).encode() + b"\n")
+        self._look(step, value)
+        if self._waited < self._patience or step < self._min_steps:
+            return False
+        best = "no finite value came" if self._best is None else f"the best was {self._best} at step {self._best_step}"
+        logging.info("EarlyStopping requests a stop at step %s: %s has not improved in %s rows, %s.", step, self._monitor,
+                     self._waited, best)
+        return True
+
+    def close(self):
+        """Closes the file."""
+        if self._lines is not None:
+            self._lines.close()
+
+
+class BestCheckpoints(_Monitor):
+    """Saves a checkpoint whenever a row is among the best.
+
+    Args:
+      directory: Where they are saved, as `best-<step>`; not that of the training's own checkpoints.
+      monitor: Name of the value in the rows.
+      mode: Whether less ("min") or more ("max") is better.
+      keep: How many to keep, a positive int.
+      saver: The Saver to use; default: the one in the graph's collection, which the session's Scaffold makes.
+
+    Raises:
+      TypeError: `monitor` is no str.
+      ValueError: Another argument is not of its kind. When a session begins: the directory has other checkpoints, or those of
+        another value; there, or at the first row of an evaluation: the rows have no value of that name.
+      RuntimeError: When a session has begun: `saver` is None and the graph's collection has not exactly one.
+
+    The variables are saved as they are after the step of the row; NaN and infinities are never saved. `best_checkpoints.json`
+    lists path, step and value, the best one first; `best_checkpoint` reads it. A checkpoint is complete, and in that list, before
+    the one that it displaces is deleted, and only files of the list are ever deleted. Of equal ones the older stays. A restart
+    reads the list again, so a first row that is worse displaces nothing; after a recovery the checkpoints of later steps stay.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], monitor: str, *, mode: Literal["min", "max"], keep: int = 1,
+                 saver: Any = None) -> None:
+        super().__init__(monitor, mode)
+        check_count("keep", keep)
+        self._directory = os.fspath(directory)
+        self._keep = keep
+        self._given_saver = saver
+
+    def begin(self, names):
+        """Reads the list of what was saved before."""
+        super().begin(names)
+        self._refuse_other_checkpoints()
+        listed = _read_list(self._directory)
+        kind = {"monitor": self._monitor, "mode": self._mode}
+        if listed is not None and {name: listed[name] for name in kind} != kind:
+            raise ValueError(f"{self._directory} has the best checkpoints for {listed['monitor']!r} and mode {listed['mode']!r}; "
+                             f"got {self._monitor!r} and {self._mode!r}.")
+        self._kept = _existing(self._directory, listed)
+
+    def _refuse_other_checkpoints(self):
+        if os.path.exists(os.path.join(self._directory, "checkpoint")):
+            raise ValueError(f"directory must not have other checkpoints; got {self._directory}, where a Saver saves its own.")
+
+    def started(self, session, step):
+        """Finds the saver."""
+        savers = [self._given_saver] if self._given_saver else session.graph.get_collection(tf.GraphKeys.SAVERS)
+        if len(savers) != 1:
+            raise RuntimeError(f"BestCheckpoints needs a saver, and the graph's collection has {len(savers)}: give saver.")
+        self._saver = savers[0]
+
+    def write(self, step, row, session):
+        """Saves a checkpoint, if the row is among the best."""
+        value = self._value(row)
+        worst = self._kept[-1] if len(self._kept) == self._keep else None
+        rival = next((one for one in self._kept if one["step"] == step), worst)
+        if not self._improves(value, rival and rival["value"]):
+            return
+        self._refuse_other_checkpoints()
+        os.makedirs(self._directory, exist_ok=True)
+        name = f"best-{step}"
+        # Neither the `checkpoint` file nor what a Saver deletes is concerned.
+        self._saver.save(session, os.path.join(self._directory, name), write_meta_graph=False, write_state=False)
+        kept = [one for one in self._kept if one is not rival] + [{"path": name, "step": step, "value": value}]
+        self._kept = sorted(kept, key=lambda one: one["value"], reverse=self._mode == "max")
+        _write_list(self._directory, {"monitor": self._monitor, "mode": self._mode, "checkpoints": self._kept})
+        if rival and rival["path"] != name:
+            checkpoint_management.remove_checkpoint(os.path.join(self._directory, rival["path"]))
+
+
+def _read_list(directory):
+    try:
+        with open(os.path.join(directory, _BEST_FILE), encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+
+
+def _write_list(directory, listed):
+    # The old list or the new one is there at any time.
+    handle, path = tempfile.mkstemp(prefix=_BEST_FILE, dir=directory)
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            json.dump(listed, file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(path, os.path.join(directory, _BEST_FILE))
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def _existing(directory, listed):
+    return [one for one in (listed["checkpoints"] if listed else ())
+            if checkpoint_management.checkpoint_exists(os.path.join(directory, one["path"]))]
+
+
+def best_checkpoint(directory: str | os.PathLike[str]) -> str | None:
+    """Returns the best checkpoint that BestCheckpoints saved.
+
+    Args:
+      directory: That of the BestCheckpoints.
+
+    Returns:
+      Its path prefix, for `Saver.restore`; None if there is none.
+    """
+    directory = os.fspath(directory)
+    kept = _existing(directory, _read_list(directory))
+    return os.path.join(directory, kept[0]["path"]) if kept else None
