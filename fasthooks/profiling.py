@@ -6,7 +6,6 @@ The dispatcher times its steps (`step/_profile.pyx`); here what was collected is
 import contextlib
 import json
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -104,22 +103,15 @@ class Profile:
             args = {name: value for name, value in known.items() if value != {"global_step": -1, "plan": 0}[name]}
             events.append({"ph": "X", "name": label, "pid": process, "tid": thread, "ts": began / 1000, "dur": ns / 1000,
                            "args": args})
-        path = os.fspath(path)
-        file = tempfile.NamedTemporaryFile("w", dir=os.path.dirname(os.path.abspath(path)), delete=False)
+        unfinished = f"{os.fspath(path)}.{process}.unfinished"
         try:
-            with file:
+            with open(unfinished, "w") as file:
                 json.dump({"traceEvents": events, "displayTimeUnit": "ns"}, file)
-            os.chmod(file.name, 0o666 & ~_umask())
-            os.replace(file.name, path)
+            os.replace(unfinished, path)
         except BaseException:
-            os.unlink(file.name)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(unfinished)
             raise
-
-
-def _umask():
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 @contextlib.contextmanager
@@ -307,9 +299,11 @@ def _block(session: SessionProfile, skip_steps: int) -> str:
     failed = f" {session['failed']:,} steps failed and are not counted." if session["failed"] else ""
     if not turns:
         return f"{name}: {session['left_out']:,} steps, all within the first {skip_steps:,}, which are left out.{failed}"
-    lines = [("", "µs/turn", "share", "calls", "µs/call", "median", "longest (step)"),
-             _line("native run", session["native"]),
-             _line("your loop between the steps (input, feeds)", session["loop"])]
+    lines = [
+        ("", "µs/turn", "share", "calls", "µs/call", "median", "longest (step)"),
+        _line("native run", session["native"]),
+        _line("your loop between the steps (input, feeds)", session["loop"]),
+    ]
     if session["stock"]["calls"]:
         lines.append(_line("steps by TensorFlow's own way, hooks included", session["stock"]))
     hooks_us = sum(row["us_per_turn"] for row in session["hooks"])

@@ -15,8 +15,7 @@ cdef class Durations(Counted):
     cdef readonly int64_t total, longest    # ns
     cdef readonly int64_t longest_step      # global step of the longest; -1: not known
     cdef uint64_t[N_BUCKETS] buckets
-    # Returns whether it is the longest so far: then its step is wanted.
-    cdef bint add(self, int64_t ns) noexcept
+    cpdef bint add(self, int64_t ns) noexcept
 
 
 # The calls of one method of a hook.

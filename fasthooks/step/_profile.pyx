@@ -58,7 +58,8 @@ cdef class Durations(Counted):
         self.longest_step = -1
         memset(self.buckets, 0, sizeof(self.buckets))
 
-    cdef bint add(self, int64_t ns) noexcept:
+    cpdef bint add(self, int64_t ns) noexcept:
+        """Adds one of so many ns; returns whether it is the longest so far, whose step is wanted then."""
         self.count += 1
         self.total += ns
         self.buckets[_bucket(ns)] += 1
@@ -416,7 +417,6 @@ cdef class Collector(Counted):
     cdef int trace(self, StepTimes times, int64_t ended) except -1:
         cdef Py_ssize_t i
         cdef Call* call
-        cdef Calls calls
         cdef int64_t step = times.step_number()
         cdef uint64_t thread = PyThread_get_thread_native_id()
         cdef int32_t plan = 0 if times.plan is None else <int32_t>times.plan.number
