@@ -75,6 +75,19 @@ class Implementation:
         if self.has_scheduling:
             self.train.adopt(enable)
 
+    @contextlib.contextmanager
+    def profiled(self):
+        """A context in which steps are timed, for a thousandth of the time that `profile` itself takes to begin."""
+        if not self.has_scheduling:
+            yield
+            return
+        compiled = importlib.import_module("fasthooks.step._profile")
+        before = compiled.install(compiled.Collector(0, 0, 0.0, 0.0, None))
+        try:
+            yield
+        finally:
+            compiled.install(before)
+
     def accelerate(self, session):
         """A plain session as this implementation has it."""
         return self.train.accelerate(session) if self.has_scheduling else session

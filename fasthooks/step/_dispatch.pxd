@@ -3,7 +3,7 @@
 from fasthooks.step._context cimport RunContextBase, RunProtos
 from fasthooks.step._live cimport Counted
 from fasthooks.step._prepared cimport PreparedRuns, PreparedStep
-from fasthooks.step._profile cimport StepTimes
+from fasthooks.step._profile cimport HookTimes, StepTimes
 from fasthooks.step._slot cimport Slot
 from fasthooks.triggers._timer cimport Clock
 
@@ -50,8 +50,8 @@ cdef class Step:
     cdef list results               # the caller's, and those of each hook; None: made of the values when they are wanted
     cdef dict outputs               # what `Session.run` returned
     cdef int ask(self, tuple known, Py_ssize_t first, bint acts) except -1
-    # `place`, `listed`: of the hook in the list, as far as is known.
-    cdef object ask_hook(self, object hook, Py_ssize_t place, dict feeds)
+    # `listed`: where the hook is in the list.
+    cdef object ask_hook(self, Slot slot, Py_ssize_t listed, dict feeds)
     cdef int add(self, Slot slot, bint asked, object request) except -1
     cdef object run(self)
     cdef object run_stock(self, object raw)
@@ -60,4 +60,5 @@ cdef class Step:
     cdef int act_on_read(self, Py_ssize_t place, Py_ssize_t listed, Slot slot) except -1
     cdef int act(self, Slot slot, Py_ssize_t listed, object result) except -1
     cdef tuple acting(self)
+    cdef HookTimes times_of(self, Slot slot, Py_ssize_t listed)
     cdef object result_for(self, Py_ssize_t place, Slot slot)

@@ -20,7 +20,7 @@ from libc.stdint cimport int64_t
 from fasthooks.step._context cimport RunContextBase, RunProtos, new_context, new_values
 from fasthooks.step._feed cimport plain_dict
 from fasthooks.step._prepared cimport PreparedRuns, PreparedStep, to_front
-from fasthooks.step._profile cimport Collector, StepTimes, clock, current
+from fasthooks.step._profile cimport Collector, HookTimes, StepTimes, clock, current
 from fasthooks.step._slot cimport Slot
 from fasthooks.step._structure cimport Template, built, held
 from fasthooks.triggers._timer cimport ACT, QUIET, READ, Clock
@@ -99,7 +99,7 @@ cdef class HookDispatcher(Counted):
                            bint declined):
         # `profile` may end before the step does.
         cdef Collector collector = current
-        cdef StepTimes times = self.runs.begin(collector, session._hooks, False)
+        cdef StepTimes times = self.runs.begin(collector, session)
         try:
             if not self.subset and type(self.hooks) is list and len(<list>self.hooks) != times.session.n_hooks:
                 times.session.meet(self.hooks)
@@ -274,7 +274,7 @@ cdef class Step:
                 place = _place(self.slots, i, hook)
                 slot = self.slots[place] if place >= 0 else _slot_of(known, i, hook)
             asked = (acts and i == first) or slot.before(&self.clock) != QUIET
-            request = self.ask_hook(hook, i, feeds) if asked else slot.request
+            request = self.ask_hook(slot, i, feeds) if asked else slot.request
             i += 1
             if place < 0:
                 self.add(slot, asked, request)
@@ -291,11 +291,11 @@ cdef class Step:
             self.feed_dict = feeds
         return 0
 
-    cdef object ask_hook(self, object hook, Py_ssize_t place, dict feeds):
+    cdef object ask_hook(self, Slot slot, Py_ssize_t listed, dict feeds):
         # Calls `before_run`, merges what is fed and the options; returns the fetches.
         if self.times is not None:
-            self.times.begin_call(hook, place, False)
-        request = hook.before_run(self.context)
+            self.times.begin_call(self.times_of(slot, listed), False)
+        request = slot.hook.before_run(self.context)
         if self.times is not None:
             self.times.end_call()
         if request is None:
@@ -419,7 +419,7 @@ cdef class Step:
         # The one read that TensorFlow makes too; what it does with the value, the trigger does.
         cdef int decision
         if self.times is not None:
-            self.times.begin_call(slot.hook, listed, True)
+            self.times.begin_call(self.times_of(slot, listed), True)
         global_step = self.dispatcher.runs.read(slot.tensor)
         decision = slot.after_read(global_step, &self.clock)
         if decision == ACT:
@@ -438,7 +438,7 @@ cdef class Step:
             context = ReadingContext(self.context, self.dispatcher.runs)
         values = new_values(result, self.protos)
         if self.times is not None:
-            self.times.begin_call(slot.hook, listed, True)
+            self.times.begin_call(self.times_of(slot, listed), True)
         slot.hook.after_run(context, values)
         if self.times is not None:
             self.times.end_call()
@@ -449,8 +449,14 @@ cdef class Step:
     cdef tuple acting(self):
         # HookTimes of the hooks that were asked and want something.
         cdef Py_ssize_t i
-        return tuple([self.times.session.of_hook((<Slot>self.slots[i]).hook, i) for i in range(len(self.slots))
+        return tuple([self.times_of(<Slot>self.slots[i], i) for i in range(len(self.slots))
                       if self.asked[i] and self.requests[i + 1] is not None])
+
+    cdef HookTimes times_of(self, Slot slot, Py_ssize_t listed):
+        if slot.timed_in is not self.times.session:
+            slot.times = self.times.session.of_hook(slot.hook, listed)
+            slot.timed_in = self.times.session
+        return slot.times
 
     cdef object result_for(self, Py_ssize_t place, Slot slot):
         if self.prepared is None:

@@ -31,8 +31,8 @@ cdef class PreparedRuns(Counted):
     cdef public object on_first_step
     # Whether nothing has been put in the place of what a plan does.
     cdef bint plannable(self) except -1
-    # Begins a step of a session with these hooks. `alone`: see `Collector.begin`.
-    cdef StepTimes begin(self, Collector collector, object hooks, bint alone)
+    # Begins a step. `session`: the hooked session; None: one without hooks, see `Collector.begin`.
+    cdef StepTimes begin(self, Collector collector, object session)
     # Runs a plan, as `values`, and takes note of how long that took. `acting`: HookTimes of the hooks that asked for something.
     cdef list timed_values(self, StepTimes times, Plan plan, dict feeds, RunProtos protos, tuple acting)
     # Why a run cannot even be looked at; None: nothing speaks against it.

@@ -110,10 +110,10 @@ cdef class PreparedRuns(Counted):
             self.raw_version = version
         return True
 
-    cdef StepTimes begin(self, Collector collector, object hooks, bint alone):
+    cdef StepTimes begin(self, Collector collector, object session):
         if self.times is None or self.times.serial != collector.serial:
-            self.times = collector.new_session(hooks)
-        return collector.begin(self.times, self.cache.steps, alone)
+            self.times = collector.new_session(() if session is None else session._hooks)
+        return collector.begin(self.times, self.cache.steps, session is None)
 
     cdef list timed_values(self, StepTimes times, Plan plan, dict feeds, RunProtos protos, tuple acting):
         cdef int64_t began = clock()
@@ -229,7 +229,7 @@ cdef class PreparedRuns(Counted):
         cdef StepTimes times
         if collector is None:
             return self.run_counted(fetches, feed_dict, options, run_metadata, None)
-        times = self.begin(collector, (), True)
+        times = self.begin(collector, None)
         try:
             result = self.run_counted(fetches, feed_dict, options, run_metadata, times)
             times.completed = result is not None

@@ -78,7 +78,7 @@ cdef struct Call:
 
 
 # One step. Belongs to the thread that runs it.
-cdef class StepTimes(Counted):
+cdef class StepTimes:
     cdef SessionTimes session
     cdef StepTimes below            # begun before it and still running, on any thread
     cdef StepTimes outer            # the one in which this one runs: a hook made the run
@@ -94,7 +94,7 @@ cdef class StepTimes(Counted):
     cdef object global_step         # the value; None: not fetched
     cdef Call* calls
     cdef Py_ssize_t n_calls, capacity
-    cdef int begin_call(self, object hook, Py_ssize_t place, bint after) except -1
+    cdef int begin_call(self, HookTimes hook, bint after) except -1
     cdef int end_call(self) except -1
     cdef int native(self, int64_t began, PlanTimes plan, list values) except -1
     cdef int64_t step_number(self) except -2
