@@ -222,7 +222,7 @@ def _fetches(session):
     """
     added: dict[str, tuple[int, float]] = {}
     by_caller: dict[Any, list[_profile.PlanTimes]] = {}
-    for plan in session.plans.values():
+    for plan in list(session.plans.values()):
         by_caller.setdefault(plan.caller, []).append(plan)
     for plans in by_caller.values():
         usual = max(plans, key=lambda plan: plan.native.count)
@@ -239,7 +239,7 @@ def _fetches(session):
 def _session_profile(session: _profile.SessionTimes) -> SessionProfile:
     turn_ns, turns = session.turn.total, session.turn.count
     native = _profile.Durations()
-    for plan in (*session.plans.values(), session.other_plans):
+    for plan in (*list(session.plans.values()), session.other_plans):
         native.merge(plan.native)
     hooks: list[HookRow] = []
     hooks_ns = fetches_ns = 0.0
@@ -296,9 +296,9 @@ def _line(name, row):
 def _block(session: SessionProfile, skip_steps: int) -> str:
     turn, turns = session["turn"], session["turns"]
     name = f"session {session['session']}"
-    failed = f" {session['failed']:,} steps failed and are not counted." if session["failed"] else ""
+    failed = f"; {session['failed']:,} steps failed and are not counted" if session["failed"] else ""
     if not turns:
-        return f"{name}: {session['left_out']:,} steps, all within the first {skip_steps:,}, which are left out.{failed}"
+        return f"{name}: {session['left_out']:,} steps, all within the first {skip_steps:,}, which are left out{failed}"
     lines = [
         ("", "µs/turn", "share", "calls", "µs/call", "median", "longest (step)"),
         _line("native run", session["native"]),
@@ -316,10 +316,11 @@ def _block(session: SessionProfile, skip_steps: int) -> str:
         shown = row["hook"]
     left = session["fasthooks_us_per_turn"]
     lines.append(("fasthooks (quiet hooks, plans, feeds, results)", _us(left), f"{left / turn_us:.1%}", "", "", "", ""))
+    at = "" if turn["longest_step"] is None else f" (step {turn['longest_step']:,})"
     widths = [max(len(line[i]) for line in lines) for i in range(7)]
     text = [
         f"{name}: {turns:,} turns of your loop after the first {session['left_out']:,}; {_us(turn_us)} µs mean, "
-        f"{_us(turn['median_us'] or 0)} median, longest {_longest(turn)}.{failed}",
+        f"{_us(turn['median_us'] or 0)} median, longest {(turn['longest_us'] or 0) / 1000:,.1f} ms{at}{failed}",
         *(" " + "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines),
         f" of the hooks' time, runs that they made themselves: {_us(session['own_runs_us_per_turn'])} µs."
         + (f" Quiet throughout: {', '.join(session['quiet'])}" if session["quiet"] else ""),

@@ -102,7 +102,7 @@ def test_arguments_are_tensorflows(name):
     assert extra == EXTRA.get(name, set())
 
 
-@pytest.mark.parametrize("name", [*OURS, "SaveOnSignalHook", "aligned_copy", "aligned_empty"])
+@pytest.mark.parametrize("name", [*OURS, "SaveOnSignalHook", "aligned_copy", "aligned_empty", "profile", "warn_slow_hooks"])
 def test_docstrings(name):
     documented = getattr(fh, name)
     text = documented.__doc__

@@ -408,7 +408,7 @@ def test_the_table_comes_after_an_error_too(tmp_path):
     ours = run("profile", "--skip-steps", "0", "program.py", "30", "3", directory=tmp_path)
     assert ours.returncode == stock.returncode == 1
     errors, _, table = ours.stderr.partition("session 1: ")
-    assert table.startswith("3 turns of your loop after the first 0") and "1 steps failed" in table
+    assert table.startswith("2 turns of your loop after the first 0") and "1 steps failed" in table
 
     def frames(text):
         return [frame for frame in re.findall(r'File "(.*)", line (\d+), in (\w+)', text) if "tensorflow" not in frame[0]]

@@ -23,8 +23,9 @@ cdef class HookDispatcher(Counted):
     cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run)
     # Runs a step that is to go TensorFlow's way.
     cdef object declined_step(self, object session, object fetches, object feed_dict, RunProtos protos, str reason)
+    # Runs a step while a profile is in force. `reason`: why it is to go TensorFlow's way; None: that is found out.
     cdef object timed_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run,
-                           bint declined)
+                           str reason)
     # `times`: where it is noted what the step costs; None: nowhere.
     cdef object take_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run,
                           StepTimes times)

@@ -86,27 +86,29 @@ cdef class HookDispatcher(Counted):
     cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run):
         if current is None:
             return self.take_step(session, fetches, feed_dict, protos, stock_run, None)
-        return self.timed_step(session, fetches, feed_dict, protos, stock_run, False)
+        return self.timed_step(session, fetches, feed_dict, protos, stock_run, None)
 
     cdef object declined_step(self, object session, object fetches, object feed_dict, RunProtos protos, str reason):
+        if current is not None:
+            return self.timed_step(session, fetches, feed_dict, protos, None, reason)
         self.runs.cache.count_run()
         self.runs.cache.decline(reason)
-        if current is None:
-            return self.stock_step(session, fetches, feed_dict, protos, None, None)
-        return self.timed_step(session, fetches, feed_dict, protos, None, True)
+        return self.stock_step(session, fetches, feed_dict, protos, None, None)
 
     cdef object timed_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run,
-                           bint declined):
+                           str reason):
         # `profile` may end before the step does.
         cdef Collector collector = current
         cdef StepTimes times = self.runs.begin(collector, session)
         try:
             if not self.subset and type(self.hooks) is list and len(<list>self.hooks) != times.session.n_hooks:
                 times.session.meet(self.hooks)
-            if declined:
-                result = self.stock_step(session, fetches, feed_dict, protos, stock_run, times)
-            else:
+            if reason is None:
                 result = self.take_step(session, fetches, feed_dict, protos, stock_run, times)
+            else:
+                self.runs.cache.count_run()
+                self.runs.cache.decline(reason)
+                result = self.stock_step(session, fetches, feed_dict, protos, stock_run, times)
             times.completed = True
             return result
         finally:

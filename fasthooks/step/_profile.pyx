@@ -209,12 +209,12 @@ cdef class _Itself:
 
 
 def _name(hook, place):
-    # Not through the hook's own `__getattr__`, which may do anything.
-    name = None
-    for names in (getattr(hook, "__dict__", None), *[base.__dict__ for base in type(hook).__mro__]):
-        name = names.get("name") if names else None
-        if name is not None:
-            break
+    # Not through the hook's own `__getattr__`, or a property, which may do anything.
+    try:
+        own = object.__getattribute__(hook, "__dict__")
+    except AttributeError:
+        own = {}
+    name = next((names["name"] for names in (own, *[base.__dict__ for base in type(hook).__mro__]) if "name" in names), None)
     named = f" {name!r}" if type(name) is str else ""
     return f"{type(hook).__name__}{named} (hooks[{place}])"
 
