@@ -61,14 +61,7 @@ cdef class Durations(Counted):
 
     cpdef bint add(self, int64_t ns) noexcept:
         """Adds one of so many ns; returns whether it is the longest so far, whose step is wanted then."""
-        self.count += 1
-        self.total += ns
-        self.buckets[_bucket(ns)] += 1
-        if ns <= self.longest:
-            return False
-        self.longest = ns
-        self.longest_step = -1
-        return True
+        return _add(self, ns)
 
     def median(self):
         """Returns the median in ns, within 13 %; 0.0 of none."""
@@ -101,6 +94,17 @@ cdef class Durations(Counted):
         if other.longest > self.longest:
             self.longest = other.longest
             self.longest_step = other.longest_step
+
+
+cdef inline bint _add(Durations durations, int64_t ns) noexcept:
+    durations.count += 1
+    durations.total += ns
+    durations.buckets[_bucket(ns)] += 1
+    if ns <= durations.longest:
+        return False
+    durations.longest = ns
+    durations.longest_step = -1
+    return True
 
 
 cdef class Calls(Durations):
@@ -356,15 +360,15 @@ cdef class Collector(Counted):
         if times.left_out:
             session.left_out += 1
             return 0
-        if session.step.add(elapsed):
+        if _add(session.step, elapsed):
             session.step.longest_step = times.step_number()
-        if times.loop >= 0 and session.loop.add(times.loop):
+        if times.loop >= 0 and _add(session.loop, times.loop):
             session.loop.longest_step = times.step_number()
-        if session.turn.add(elapsed + max(times.loop, 0)):
+        if _add(session.turn, elapsed + max(times.loop, 0)):
             session.turn.longest_step = times.step_number()
         if times.stock:
-            session.stock.add(elapsed)
-        elif times.plan is not None and times.plan.native.add(times.native_ended - times.native_began):
+            _add(session.stock, elapsed)
+        elif times.plan is not None and _add(times.plan.native, times.native_ended - times.native_began):
             times.plan.native.longest_step = times.step_number()
         session.own_runs += times.own_runs
         if self.newest is None:
@@ -397,7 +401,7 @@ cdef class Collector(Counted):
                 else:
                     hook.before = calls
             ns = (call.ended or now) - call.began
-            if calls.add(ns):
+            if _add(calls, ns):
                 calls.longest_step = times.step_number()
             if times.completed:
                 calls.counted += ns
