@@ -215,12 +215,12 @@ def _row(durations: _profile.Durations, ns: float, turn_ns: int, turns: int) -> 
 
 
 def _fetches(session):
-    """Returns what the fetches of hooks add to native runs: a dict of hook's name -> (runs, ns).
+    """Returns what the fetches of hooks add to native runs: a dict of (hook's name, what is told of it) -> (runs, ns).
 
     Compared are plans for the same fetches of the caller, by their medians: the one that ran most often, and those on which
     further hooks asked for something.
     """
-    added: dict[str, tuple[int, float]] = {}
+    added: dict[tuple[str, str], tuple[int, float]] = {}
     by_caller: dict[Any, list[_profile.PlanTimes]] = {}
     for plan in list(session.plans.values()):
         by_caller.setdefault(plan.caller, []).append(plan)
@@ -229,10 +229,10 @@ def _fetches(session):
         for plan in plans:
             names = [hook.name for hook in plan.acting if hook not in usual.acting]
             if names and plan.native.count:
-                name = names[0] if len(names) == 1 else "several hooks together"
-                runs, ns = added.get(name, (0, 0.0))
+                key = (names[0], "its fetches") if len(names) == 1 else ("several hooks together", "their fetches")
+                runs, ns = added.get(key, (0, 0.0))
                 more = (plan.native.median() - usual.native.median()) * plan.native.count
-                added[name] = runs + plan.native.count, ns + more
+                added[key] = runs + plan.native.count, ns + more
     return added
 
 
@@ -246,10 +246,10 @@ def _session_profile(session: _profile.SessionTimes) -> SessionProfile:
     for hook, calls in _calls(session):
         hooks.append({"hook": hook.name, "method": calls.method, **_row(calls, calls.counted, turn_ns, turns)})
         hooks_ns += calls.counted
-    for name, (runs, ns) in _fetches(session).items():
+    for (name, method), (runs, ns) in _fetches(session).items():
         fetches = _row(_profile.Durations(), ns, turn_ns, turns)
         fetches["calls"], fetches["us_per_call"] = runs, ns / 1000 / runs
-        hooks.append({"hook": name, "method": "its fetches", **fetches})
+        hooks.append({"hook": name, "method": method, **fetches})
         fetches_ns += ns
     whole: dict[str, float] = {}
     for row in hooks:

@@ -73,7 +73,8 @@ class HookRow(TimeRow):
     Keys:
       hook: Its class, its `name` if it has one, its place in the hooks list.
       method: "before_run" or "after_run", with the runs that the hook makes there; or "its fetches", by which the native run
-        takes longer, by the difference of the medians, when only this hook asks for something beyond what is usual.
+        takes longer, by the difference of the medians, when only this hook asks for something beyond what is usual. Of several
+        that do so on the same steps: "their fetches".
       and those of TimeRow.
     """
 

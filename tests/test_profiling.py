@@ -212,7 +212,7 @@ def test_what_fetches_of_a_hook_add(tmp_path):
         for _ in range(61):
             session.run(op)
     found = rows(profiled)
-    assert {name: row["calls"] for (name, method), row in found.items() if method == "its fetches"} == {
+    assert {name: row["calls"] for (name, method), row in found.items() if method.endswith("fetches")} == {
         "SummarySaverHook": 4, "LoggingTensorHook": 2, "several": 3}  # 1, 31 and 61 are of both
     assert found["SummarySaverHook", "after_run"]["calls"] == 7 and found["Acts", "before_run"]["calls"] == 61
     assert_adds_up(profiled.report()["sessions"][0])
@@ -751,8 +751,8 @@ def test_a_trace_that_cannot_be_written(tmp_path):
 @pytest.mark.parametrize("every", [1, 10])
 def test_an_estimator(tmp_path, every):
     def model_fn(features, labels, mode):
-        op, loss = build_model()
-        return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=op)
+        loss = v1.get_variable("w", initializer=1.0) + 0.0
+        return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=v1.train.get_global_step().assign_add(1))
 
     def inputs():
         return tf.data.Dataset.from_tensors((1.0, 1.0)).repeat()
