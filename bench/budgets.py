@@ -24,6 +24,7 @@ from bench.table import environment, format_environment, format_markdown, format
 
 # Each is a function of peer, ours and settings that returns {"rows": [...]}.
 BUDGETS = {
+    "A2": steps.a2,
     "B1": steps.b1,
     "B2": steps.b2,
     "B3": steps.b3,

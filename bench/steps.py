@@ -1,4 +1,4 @@
-"""Budgets of the step, in the loop users write: B1 to B7, B9, B16 to B18."""
+"""Budgets of the step, in the loop users write: A2, B1 to B7, B9, B16 to B18."""
 
 import contextlib
 import dataclasses
@@ -154,6 +154,36 @@ def b3(peer, ours, settings):
             over("Python hook with both, less its own code", "trivial", "h8", 1.0, MORE_HOOKS, less=own),
         ],
         "own_code_us": common.summarize(own),
+    }
+
+
+def a2(peer, ours, settings):
+    """What a profile adds to a quiet step, while it is in force and after; the peer's figure is the step without."""
+
+    def with_python_hook(impl, model, directory):
+        return [*hooks_h7(impl, model, directory), TrivialHook()]
+
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(common.workspace())
+        off, python, never = [
+            stack.enter_context(common.monitored_lane(ours, common.tiny, hooks, directory))
+            for hooks in (hooks_h7, with_python_hook, hooks_h7)
+        ]
+        lanes = {"off": off, "python": python, "never": never}
+        lanes |= {f"{name} on": lanes[name].with_loop(ours.profiled(lanes[name].loop)) for name in ("off", "python")}
+        common.warm_up(lanes.values(), settings.warm_up)
+        times = common.interleave_quiet(list(lanes.values()), settings.rounds, settings.quiet_pieces)
+    us = dict(zip(lanes, times.T, strict=True))
+
+    def over(what, mine, base, **bar):
+        return row("A2", what, us[base], us[mine], us[mine] - us[base], unit="µs", **bar)
+
+    return {
+        "rows": [
+            over("quiet H7 step that is profiled - one that is not", "off on", "off", bar=0.3, at_most=True),
+            over("the same with a Python hook that has both methods", "python on", "python", bar=0.3, at_most=True),
+            over("quiet H7 step of a session that was profiled - of one that never was", "off", "never", bar=0.0, within=0.05),
+        ]
     }
 
 

@@ -36,9 +36,10 @@ _NAMES = {
     "fasthooks.hooks.sinks": ("CSVSink", "EventSink", "JSONLSink", "Sink", "WandbSink"),
     "fasthooks.patching": ("adopt", "patch", "patched", "unpatch"),
     "fasthooks.plain_session": ("accelerate",),
+    "fasthooks.profiling": ("Profile", "profile", "warn_slow_hooks"),
     "fasthooks.reporting": ("report",),
     "fasthooks.session": ("MonitoredSession", "MonitoredTrainingSession", "SingularMonitoredSession"),
-    "fasthooks.types": ("PlanReport", "Report"),
+    "fasthooks.types": ("HookRow", "PlanReport", "ProfileReport", "Report", "SessionProfile", "TimeRow"),
     "fasthooks.hooks.wandb_hook": ("WandbHook",),
     "tensorflow.compat.v1.train": (
         "CheckpointSaverListener",

@@ -50,12 +50,19 @@ from fasthooks.patching import patch as patch
 from fasthooks.patching import patched as patched
 from fasthooks.patching import unpatch as unpatch
 from fasthooks.plain_session import accelerate as accelerate
+from fasthooks.profiling import Profile as Profile
+from fasthooks.profiling import profile as profile
+from fasthooks.profiling import warn_slow_hooks as warn_slow_hooks
 from fasthooks.reporting import report as report
 from fasthooks.session import MonitoredSession as MonitoredSession
 from fasthooks.session import MonitoredTrainingSession as MonitoredTrainingSession
 from fasthooks.session import SingularMonitoredSession as SingularMonitoredSession
+from fasthooks.types import HookRow as HookRow
 from fasthooks.types import PlanReport as PlanReport
+from fasthooks.types import ProfileReport as ProfileReport
 from fasthooks.types import Report as Report
+from fasthooks.types import SessionProfile as SessionProfile
+from fasthooks.types import TimeRow as TimeRow
 
 __all__: list[str]
 __version__: str

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 # and other heavy packages only inside `main`.
 COMMANDS = {
     "demo": "fasthooks.cli.demo",
+    "profile": "fasthooks.cli.profile",
     "run": "fasthooks.cli.run",
 }
 

@@ -46,3 +46,85 @@ class Report(TypedDict):
     plans_made: int
     plans_evicted: int
     plans: list[PlanReport]
+
+
+class TimeRow(TypedDict):
+    """Where time goes, of one kind.
+
+    Keys:
+      us_per_turn: µs of an average turn, a step and the program's own code before it. Those of a session's rows add up.
+      share: The same as a share of the turn, 0 to 1.
+      calls: How often.
+      us_per_call: Mean, µs.
+      median_us: Median, within 13 %; None: not known.
+      longest_us: None: not known.
+      longest_step: Global step of the longest; None: no hook fetched it.
+    """
+
+    us_per_turn: float
+    share: float
+    calls: int
+    us_per_call: float
+    median_us: float | None
+    longest_us: float | None
+    longest_step: int | None
+
+
+class HookRow(TimeRow):
+    """Where time goes, of one hook.
+
+    Keys:
+      hook: Its class, its `name` if it has one, its place in the hooks list.
+      method: "before_run" or "after_run", with the runs that the hook makes there; or "its fetches", by which the native run
+        takes longer, by the difference of the medians, when only this hook asks for something beyond what is usual. Of several
+        that do so on the same steps: "their fetches".
+      and those of TimeRow.
+    """
+
+    hook: str
+    method: str
+
+
+class SessionProfile(TypedDict):
+    """What the steps of one raw session cost.
+
+    Keys:
+      session: Its number, from 1 on, in the order of their first steps. One that was recovered is a new one.
+      turns: Steps that were counted.
+      left_out: Steps that were not, since the session was new.
+      failed: Steps that ended in an exception. They are not counted, but the calls of their hooks are.
+      turn, step: A step with the program's own code before it, and without.
+      loop: That code, between steps of one thread.
+      native: The native runs, without what hooks' own fetches add.
+      stock: Steps that took TensorFlow's own way through the hooks: their parts are not seen.
+      hooks: The most expensive hook first.
+      fasthooks_us_per_turn: What is left: quiet hooks, plans, feeds, results.
+      own_runs_us_per_turn: Of the hooks' time: in runs that they made themselves.
+      quiet: Hooks that were never called, because they had nothing to do.
+    """
+
+    session: int
+    turns: int
+    left_out: int
+    failed: int
+    turn: TimeRow
+    step: TimeRow
+    loop: TimeRow
+    native: TimeRow
+    stock: TimeRow
+    hooks: list[HookRow]
+    fasthooks_us_per_turn: float
+    own_runs_us_per_turn: float
+    quiet: list[str]
+
+
+class ProfileReport(TypedDict):
+    """What steps and hooks cost while a profile was in force.
+
+    Keys:
+      skip_steps: How many steps at the begin of each session are left out.
+      sessions: The first 64; those after them are counted together with the last.
+    """
+
+    skip_steps: int
+    sessions: list[SessionProfile]

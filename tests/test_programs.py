@@ -6,8 +6,10 @@ every one, bitwise), event files, graphs and exit codes; durations and what foll
 
 import contextlib
 import json
+import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import pytest
@@ -61,6 +63,28 @@ def outcome(process, directory):
     return _comparable({"stdout": lines[:-1], "told": told, "logs": logs, "files": files}, directory), errors
 
 
+def assert_profiled(name, stock, directory):
+    """Asserts that a program does the same under `profile` too, and that the rows of its sessions add up to their turns."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fasthooks", "profile", "--json", str(directory / "figures.json"), PROGRAMS[name], "--dir",
+         str(directory / "profiled"), "--steps", str(STEPS)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
+    profiled, errors = outcome(process, directory / "profiled")
+    profiled["logs"] = [line for line in profiled["logs"] if "fasthooks:" not in line]
+    for seen in stock:
+        assert profiled[seen] == stock[seen], seen
+    sessions = json.loads((directory / "figures.json").read_text())["sessions"]
+    assert bool(sessions) == (name not in WITHOUT_HOOKS)
+    assert sum(session["turns"] for session in sessions) >= (STEPS - 100) * bool(sessions)
+    for session in sessions:
+        rows = [session["loop"], session["native"], session["stock"], *session["hooks"]]
+        whole = sum(row["us_per_turn"] for row in rows) + session["fasthooks_us_per_turn"]
+        assert whole == pytest.approx(session["turn"]["us_per_turn"], rel=0.01)
+        assert session["fasthooks_us_per_turn"] > 0
+        assert session["native"]["calls"] + session["stock"]["calls"] == session["turns"]
+        assert f"session {session['session']}: {session['turns']:,} turns" in errors
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program_does_the_same_under_run(name, tmp_path):
     path = pathlib.Path(PROGRAMS[name])
@@ -76,6 +100,7 @@ def test_program_does_the_same_under_run(name, tmp_path):
         ours, errors = outcome(processes[PATCHED], tmp_path / PATCHED)
     for seen in stock:
         assert ours[seen] == stock[seen], seen
+    assert_profiled(name, stock, tmp_path)
 
     assert stock["told"]["steps"] >= STEPS
     assert sum(file.endswith(".index") for file in stock["files"]) >= 2

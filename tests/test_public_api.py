@@ -105,7 +105,7 @@ def test_arguments_are_tensorflows(name):
 @pytest.mark.parametrize("name", [
     *OURS, "BestCheckpoints", "CSVSink", "EarlyStopping", "EvaluationHook", "EventSink", "Every", "FunctionHook", "JSONLSink",
     "LambdaHook", "MetricsHook", "ProgressHook", "SaveOnSignalHook", "TimeLimitHook", "WandbSink", "aligned_copy",
-    "aligned_empty", "best_checkpoint", "every"])
+    "aligned_empty", "best_checkpoint", "every", "profile", "warn_slow_hooks"])
 def test_docstrings(name):
     documented = getattr(fh, name)
     text = documented.__doc__

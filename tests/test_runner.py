@@ -1,5 +1,6 @@
 """`python -m fasthooks run`: an unmodified program runs as under `python`, but patched."""
 
+import json
 import os
 import py_compile
 import re
@@ -12,6 +13,7 @@ import zipfile
 import pytest
 
 COMMANDS = {"python": [], "fasthooks": ["-m", "fasthooks", "run"]}
+PROFILE = {"profile": ["-m", "fasthooks", "profile"]}
 
 OUR_FRAME = re.compile(r'File "[^"]*fasthooks/(\w+/)?\w+\.pyx?"')
 
@@ -56,7 +58,8 @@ def run(command, *args, directory, stdin=None, options=(), **environment):
     """Runs a program; returns the finished process, with TensorFlow's own lines taken out of stderr."""
     path = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
-        [sys.executable, *options, *COMMANDS[command], *args], cwd=directory, capture_output=True, text=True, timeout=240,
+        [sys.executable, *options, *{**COMMANDS, **PROFILE}[command], *args], cwd=directory, capture_output=True, text=True,
+        timeout=240,
         env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}, input=stdin)
     done.stderr = "".join(
         line for line in done.stderr.splitlines(keepends=True)
@@ -333,3 +336,108 @@ def test_plain_sessions(tmp_path):
 def test_usage_errors(tmp_path):
     done = run("fasthooks", directory=tmp_path)
     assert done.returncode == 2 and "usage: python -m fasthooks run" in done.stderr
+    for options in ([], ["--skip-steps", "-1", "x.py"], ["--trace-steps", "1.5", "x.py"], ["--trace", "nothing/x", "x.py"]):
+        done = run("profile", *options, directory=tmp_path)
+        assert done.returncode == 2 and "usage: python -m fasthooks profile" in done.stderr, options
+
+
+def test_the_report_tells_what_hooks_take_and_names_slow_ones(tmp_path):
+    write(tmp_path, "program.py", TRAINING.replace("tf.logging.ERROR", "tf.logging.WARN").replace(
+        "        if fail_at", "        import time; time.sleep(0.002)\n        if fail_at"))
+    done = run("fasthooks", "--report", "program.py", "160", directory=tmp_path)
+    assert done.returncode == 0
+    hooks, step = re.search(r"^fasthooks: hooks in Python: ([\d,.]+) µs of ([\d,.]+) µs a step$", done.stderr, re.M).groups()
+    assert 2000 <= float(hooks.replace(",", "")) < float(step.replace(",", ""))
+    unfiltered = run_unfiltered("fasthooks", "--report", "program.py", "160", directory=tmp_path)
+    assert unfiltered.count("fasthooks: Hook (hooks[0]).after_run takes ") == 1
+
+
+# `profile`: the same, and a table
+
+
+NO_TENSORFLOW = "fasthooks: the program did not import TensorFlow"
+
+
+def run_unfiltered(command, *args, directory):
+    """Runs a program; returns all of its stderr."""
+    return subprocess.run([sys.executable, *COMMANDS[command], *args], cwd=directory, capture_output=True, text=True, timeout=240,
+                          env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}).stderr
+
+
+@pytest.mark.parametrize("statement", [
+    "pass", "sys.exit(3)", "sys.exit('a message')", "1 / 0", "def broken(:", "raise ValueError('outer') from KeyError('inner')",
+    "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
+    "child = os.fork(); child and os.waitpid(child, 0); sys.exit(4)", "print(sys.argv, sys.path[0], __name__)"])
+def test_it_ends_as_under_python_when_profiled(tmp_path, statement):
+    imports = "import atexit, os, signal, sys, threading, time, warnings\nprint('begin', flush=True)\n"
+    write(tmp_path, "program.py", imports + statement + "\n")
+    stock, ours = (run(command, "program.py", "--json", directory=tmp_path) for command in ("python", "profile"))
+    told = [] if "SIGTERM" in statement else [NO_TENSORFLOW]
+    assert (ours.returncode, ours.stdout, ours.stderr.splitlines()) == (
+        stock.returncode, stock.stdout, stock.stderr.splitlines() + told)
+
+
+def test_a_program_is_profiled(tmp_path):
+    write(tmp_path, "program.py", TRAINING + "os = __import__('os'); os.mkdir('elsewhere'); os.chdir('elsewhere')\n")
+    done = run("profile", "--skip-steps", "10", "--json", "figures.json", "--trace", "trace.json", "--trace-steps", "5",
+               "program.py", "40", directory=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "end 40\n")
+    assert done.stderr.startswith("session 1: 30 turns of your loop after the first 10; ")
+    assert re.search(r"^ +Hook \(hooks\[0\]\) +(before|after)_run ", done.stderr, re.M)
+    session, = json.loads((tmp_path / "figures.json").read_text())["sessions"]
+    assert session["turns"] == 30
+    assert {row["hook"] for row in session["hooks"]} == {"Hook (hooks[0])", "StopAtStepHook (hooks[1])"}
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert sum(event["name"] == "step" for event in events) == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "figures.json", "program.py", "trace.json"]
+    write(tmp_path, "program.py", TRAINING)
+    done = run("profile", "--skip-steps", "0", "--json", "-", "program.py", "5", directory=tmp_path)
+    assert done.stdout.startswith("end 5\n") and json.loads(done.stdout.partition("\n")[2])["sessions"][0]["turns"] == 5
+
+
+def test_a_module_is_profiled(tmp_path):
+    write(tmp_path, "package/__init__.py", "")
+    write(tmp_path, "package/train.py", TRAINING)
+    done = run("profile", "-m", "package.train", "7", directory=tmp_path)
+    assert done.stdout == "end 7\n" and "session 1: 7 steps, all within the first 100" in done.stderr
+
+
+def test_the_table_comes_after_an_error_too(tmp_path):
+    write(tmp_path, "program.py", TRAINING)
+    stock = run("python", "program.py", "30", "3", directory=tmp_path)
+    ours = run("profile", "--skip-steps", "0", "program.py", "30", "3", directory=tmp_path)
+    assert ours.returncode == stock.returncode == 1
+    errors, _, table = ours.stderr.partition("session 1: ")
+    assert table.startswith("2 turns of your loop after the first 0") and "1 steps failed" in table
+
+    def frames(text):
+        return [frame for frame in re.findall(r'File "(.*)", line (\d+), in (\w+)', text) if "tensorflow" not in frame[0]]
+
+    assert frames(errors) == frames(stock.stderr) and not OUR_FRAME.search(errors)
+
+
+def test_plain_sessions_are_profiled(tmp_path):
+    write(tmp_path, "program.py", """
+        import tensorflow.compat.v1 as tf
+        tf.disable_v2_behavior()
+        value = tf.constant(3.0)
+        with tf.Session() as session:
+            for _ in range(5):
+                session.run(value)
+    """)
+    done = run("profile", "program.py", directory=tmp_path)
+    assert done.stderr == "0 steps: fasthooks.patch() or `python -m fasthooks profile`"
+    done = run("profile", "--sessions", "--skip-steps", "1", "program.py", directory=tmp_path)
+    assert done.stderr.startswith("session 1: 4 turns of your loop after the first 1")
+
+
+def test_a_program_that_profiles_itself(tmp_path):
+    write(tmp_path, "program.py", """
+        import tensorflow, fasthooks
+        try:
+            with fasthooks.profile():
+                pass
+        except RuntimeError as error:
+            print(error)
+    """)
+    assert "Another fasthooks.profile is in force" in run("profile", "program.py", directory=tmp_path).stdout

@@ -143,6 +143,18 @@ def time_it() -> bool:
     return timer.should_trigger_for_step(4) or EvenSteps(every_secs=1.5).should_trigger_for_step(4)
 
 
+def profiled(session: fh.MonitoredSession, loss: Any, path: pathlib.Path) -> list[str]:
+    fh.warn_slow_hooks(0.5, min_us=100)
+    with fh.profile(skip_steps=10, trace=path, slow_hook_share=None) as profile:
+        session.run(loss)
+    assert_type(profile, fh.Profile)
+    assert_type(profile.report(), fh.ProfileReport)
+    profile.write_trace("trace.json")
+    slow = [row for one in profile.report()["sessions"] for row in one["hooks"] if row["us_per_call"] > 100.0]
+    assert_type(slow, list[fh.HookRow])
+    return [profile.table(), *(f"{row['hook']}: {row['method']}" for row in slow)]
+
+
 def batch() -> Any:
     return fh.aligned_empty([2, 3], "float32"), fh.aligned_copy([1, 2])
 

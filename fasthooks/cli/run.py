@@ -21,6 +21,7 @@ import pkgutil
 import runpy
 import sys
 import types
+from collections.abc import Callable
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -29,7 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of the command."""
     parser.add_argument("--report", action="store_true",
                         help="tell on stderr at the end how many steps ran, how many of them took a plan, what fell back "
-                             "to TensorFlow's own way and why, and steps per second")
+                             "to TensorFlow's own way and why, steps per second, and what hooks in Python took; warn of "
+                             "hooks that make every step slow")
+    add_program_arguments(parser)
+
+
+def add_program_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what `run_program` looks at: the program, and what is patched."""
     parser.add_argument("--sessions", action="store_true",
                         help="accelerate plain sessions too, every tf.compat.v1.Session and InteractiveSession")
     # What follows the program is the program's, whatever it looks like.
@@ -56,11 +63,9 @@ class _PatchingLoader(importlib.abc.Loader):
             sys.meta_path.remove(self._finder)
         try:
             from fasthooks import patching
-            from fasthooks.step import _plan
 
-            patching.patch(sessions=self._finder.args.sessions)
-            if self._finder.args.report:
-                _plan.time_steps()
+            patching.patch(sessions=self._finder.sessions)
+            self._finder.when_patched()
             _hide_our_frames()
         except Exception as error:  # a package of that name that is another, or broken: the program's own affair
             print(f"fasthooks: not patched: {type(error).__name__}: {error}", file=sys.stderr)
@@ -72,8 +77,9 @@ class _PatchingLoader(importlib.abc.Loader):
 class _PatchOnImport(importlib.abc.MetaPathFinder):
     # Patches when the program imports TensorFlow, not before: it may set environment variables that TensorFlow reads.
 
-    def __init__(self, args):
-        self.args = args  # for the report the clock is read once a step
+    def __init__(self, sessions, when_patched):
+        self.sessions = sessions
+        self.when_patched = when_patched
 
     def find_spec(self, name, path, target=None):
         if name != "tensorflow":
@@ -91,7 +97,8 @@ def _hide_our_frames():
 
     class Filter(tf_stack.StackTraceFilter):
         def get_filtered_filenames(self):
-            return frozenset([__file__, os.path.join(_PACKAGE, "__main__.py"), runpy.run_module.__code__.co_filename])
+            commands = [os.path.join(_PACKAGE, *name) for name in (["__main__.py"], ["cli", "run.py"], ["cli", "profile.py"])]
+            return frozenset([*commands, runpy.run_module.__code__.co_filename])
 
     Filter().__enter__()
 
@@ -177,6 +184,14 @@ def _show_without_our_frames():
     sys.excepthook = show
 
 
+def _begin_report():
+    from fasthooks import profiling
+    from fasthooks.step import _plan
+
+    _plan.time_steps()  # for the report the clock is read once a step
+    profiling.warn_slow_hooks()
+
+
 def _print_report():
     if "fasthooks.step._plan" not in sys.modules:
         print("fasthooks: the program did not import TensorFlow", file=sys.stderr)
@@ -190,21 +205,37 @@ def _print_report():
         f"{totals['plans_made']:,} plans made, {totals['plans_evicted']:,} dropped",
     ]
     lines += [f"{count:,} took TensorFlow's own way: {reason}" for reason, count in sorted(totals["declined"].items())]
+    hooks = sys.modules["fasthooks.profiling"].hooks_in_python() if "fasthooks.profiling" in sys.modules else None
+    if hooks is not None:
+        lines.append("hooks in Python: {:,.1f} µs of {:,.1f} µs a step".format(*hooks))
     for line in lines:
         print(f"fasthooks: {line}", file=sys.stderr)
 
 
-def main(args: argparse.Namespace) -> int:
-    """Runs the command and returns its exit code; what the program raises passes through."""
+def run_program(args: argparse.Namespace, when_patched: Callable[[], object], at_end: Callable[[], object]) -> int:
+    """Runs a program as `python` does, but patched; returns the exit code. What the program raises passes through.
+
+    Args:
+      args: What `add_program_arguments` declares.
+      when_patched: Is called once TensorFlow is imported and patched.
+      at_end: Is called at the end of this process, whatever ends the program.
+    """
     if not (args.module or args.script):
         args.usage_error("a script, or -m and a module, is required")
-    sys.meta_path.insert(0, _PatchOnImport(args))
-    if args.report:
-        # Registered first, so it is called last, whatever ends the program.
-        atexit.register(_print_report)
+    sys.meta_path.insert(0, _PatchOnImport(args.sessions, when_patched))
+    process = os.getpid()
+    # Registered first, so it is called last; children of a fork have the same list of what to call.
+    atexit.register(lambda: at_end() if os.getpid() == process else None)
     try:
         _run(args)
     except BaseException:
         _show_without_our_frames()
         raise
     return 0
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
+    if args.report:
+        return run_program(args, _begin_report, _print_report)
+    return run_program(args, lambda: None, lambda: None)

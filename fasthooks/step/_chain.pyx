@@ -169,11 +169,10 @@ cdef class HookedSessionBase:
                 hooks = self.chosen(envelope.hooks)
         dispatcher = self.dispatcher()
         if self.is_patched():
-            dispatcher.runs.cache.count_run()
-            dispatcher.runs.cache.decline(declining.CHAIN_PATCHED if _our_guard.known else declining.CODE_UNKNOWN)
             if hooks is not None:
                 dispatcher = HookDispatcher(dispatcher.runs, hooks, True)
-            return dispatcher.stock_step(self, fetches, feed_dict, protos_for(options, run_metadata), None)
+            return dispatcher.declined_step(self, fetches, feed_dict, protos_for(options, run_metadata),
+                                            declining.CHAIN_PATCHED if _our_guard.known else declining.CODE_UNKNOWN)
         check_may_run(self)
         if hooks is not None:
             dispatcher = self.steps.dispatcher_of_some(dispatcher.runs, hooks)

@@ -3,6 +3,7 @@
 from fasthooks.step._context cimport RunContextBase, RunProtos
 from fasthooks.step._live cimport Counted
 from fasthooks.step._prepared cimport PreparedRuns, PreparedStep
+from fasthooks.step._profile cimport HookTimes, StepTimes
 from fasthooks.step._slot cimport Slot
 from fasthooks.triggers._timer cimport Clock
 
@@ -20,7 +21,16 @@ cdef class HookDispatcher(Counted):
     # Runs one step. `session`: the hooked session that keeps the stop flag. `protos`: those that the caller gave; None: neither.
     # `stock_run`: TensorFlow's `_HookedSession.run`, for a step that goes its way; None: what the class has now.
     cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run)
-    cdef object stock_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run)
+    # Runs a step that is to go TensorFlow's way.
+    cdef object declined_step(self, object session, object fetches, object feed_dict, RunProtos protos, str reason)
+    # Runs a step while a profile is in force. `reason`: why it is to go TensorFlow's way; None: that is found out.
+    cdef object timed_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run,
+                           str reason)
+    # `times`: where it is noted what the step costs; None: nowhere.
+    cdef object take_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run,
+                          StepTimes times)
+    cdef object stock_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run,
+                           StepTimes times)
     cdef PreparedStep prepare_quiet(self, tuple slots, object fetches, object feed_dict)
 
 
@@ -29,6 +39,7 @@ cdef class Step:
     cdef HookDispatcher dispatcher
     cdef object session             # the hooked session
     cdef RunContextBase context
+    cdef StepTimes times            # where it is noted what it costs; None: nowhere
     cdef RunProtos protos           # given, asked for, or read by a hook; None: nobody cared yet
     cdef Clock clock
     cdef list slots                 # of the hooks that were asked, in order
@@ -40,12 +51,15 @@ cdef class Step:
     cdef list results               # the caller's, and those of each hook; None: made of the values when they are wanted
     cdef dict outputs               # what `Session.run` returned
     cdef int ask(self, tuple known, Py_ssize_t first, bint acts) except -1
-    cdef object ask_hook(self, object hook, dict feeds)
+    # `listed`: where the hook is in the list.
+    cdef object ask_hook(self, Slot slot, Py_ssize_t listed, dict feeds)
     cdef int add(self, Slot slot, bint asked, object request) except -1
     cdef object run(self)
     cdef object run_stock(self, object raw)
     cdef int tell(self, Py_ssize_t first) except -1
     cdef int decision(self, Py_ssize_t place, Slot slot) except -1
-    cdef int act_on_read(self, Py_ssize_t place, Slot slot) except -1
-    cdef int act(self, Slot slot, object result) except -1
+    cdef int act_on_read(self, Py_ssize_t place, Py_ssize_t listed, Slot slot) except -1
+    cdef int act(self, Slot slot, Py_ssize_t listed, object result) except -1
+    cdef tuple acting(self)
+    cdef HookTimes times_of(self, Slot slot, Py_ssize_t listed)
     cdef object result_for(self, Py_ssize_t place, Slot slot)

@@ -5,6 +5,7 @@ from typing import Any
 from fasthooks.step._context import RunContextBase
 from fasthooks.step._live import Counted
 from fasthooks.step._prepared import PreparedRuns
+from fasthooks.step._profile import StepTimes
 
 class HookDispatcher(Counted):
     @property
@@ -12,7 +13,9 @@ class HookDispatcher(Counted):
     def __init__(self, runs: PreparedRuns, hooks: Any, subset: bool = False) -> None: ...
 
 class Step:
-    def __init__(self, dispatcher: HookDispatcher, session: Any, fetches: Any, feed_dict: Any) -> None: ...
+    def __init__(
+        self, dispatcher: HookDispatcher, session: Any, fetches: Any, feed_dict: Any, times: StepTimes | None
+    ) -> None: ...
 
 # Context and session in one for TensorFlow's own `after_run` methods.
 class ReadingContext:

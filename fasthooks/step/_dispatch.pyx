@@ -15,10 +15,12 @@ from fasthooks.triggers._guard import original_of
 from cpython.list cimport PyList_GET_ITEM
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
+from libc.stdint cimport int64_t
 
 from fasthooks.step._context cimport RunContextBase, RunProtos, new_context, new_values
 from fasthooks.step._feed cimport plain_dict
 from fasthooks.step._prepared cimport PreparedRuns, PreparedStep, to_front
+from fasthooks.step._profile cimport Collector, HookTimes, StepTimes, clock, current
 from fasthooks.step._slot cimport Slot
 from fasthooks.step._structure cimport Template, built, held
 from fasthooks.triggers._timer cimport ACT, QUIET, READ, Clock
@@ -82,10 +84,42 @@ cdef class HookDispatcher(Counted):
         return declining.HOOKS_CHANGED if reason is None and slots is None else reason
 
     cdef object step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run):
+        if current is None:
+            return self.take_step(session, fetches, feed_dict, protos, stock_run, None)
+        return self.timed_step(session, fetches, feed_dict, protos, stock_run, None)
+
+    cdef object declined_step(self, object session, object fetches, object feed_dict, RunProtos protos, str reason):
+        if current is not None:
+            return self.timed_step(session, fetches, feed_dict, protos, None, reason)
+        self.runs.cache.count_run()
+        self.runs.cache.decline(reason)
+        return self.stock_step(session, fetches, feed_dict, protos, None, None)
+
+    cdef object timed_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run,
+                           str reason):
+        # `profile` may end before the step does.
+        cdef Collector collector = current
+        cdef StepTimes times = self.runs.begin(collector, session)
+        try:
+            if not self.subset and type(self.hooks) is list and len(<list>self.hooks) != times.session.n_hooks:
+                times.session.meet(self.hooks)
+            if reason is None:
+                result = self.take_step(session, fetches, feed_dict, protos, stock_run, times)
+            else:
+                self.runs.cache.count_run()
+                self.runs.cache.decline(reason)
+                result = self.stock_step(session, fetches, feed_dict, protos, stock_run, times)
+            times.completed = True
+            return result
+        finally:
+            collector.end(times)
+
+    cdef object take_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run,
+                          StepTimes times):
         cdef PreparedRuns runs = self.runs
         cdef tuple slots = self.current_slots() if runs.plannable() else None
         cdef Py_ssize_t i, n, index
-        cdef Clock clock
+        cdef Clock wall
         cdef PreparedStep prepared
         cdef Step step
         cdef list values, mappings
@@ -97,25 +131,25 @@ cdef class HookDispatcher(Counted):
             reason = self.obstacle(slots, fetches, protos)
             if reason is not None:
                 runs.cache.decline(reason)
-                return self.stock_step(session, fetches, feed_dict, protos, stock_run)
+                return self.stock_step(session, fetches, feed_dict, protos, stock_run, times)
         n = len(slots)
-        clock.known = False
+        wall.known = False
         if protos is not None or self.reads_metadata or runs.on_first_step is not None:
-            step = Step(self, session, fetches, feed_dict)
+            step = Step(self, session, fetches, feed_dict, times)
             step.protos = protos
             step.ask(slots, 0, False)
             return step.run()
         for i in range(n):
-            if (<Slot>PyTuple_GET_ITEM(slots, i)).before(&clock) != QUIET:
-                step = Step(self, session, fetches, feed_dict)
-                step.clock = clock
+            if (<Slot>PyTuple_GET_ITEM(slots, i)).before(&wall) != QUIET:
+                step = Step(self, session, fetches, feed_dict, times)
+                step.clock = wall
                 step.ask(slots, i, True)
                 return step.run()
         fed = feed_dict if feed_dict is None or type(feed_dict) is dict else plain_dict(feed_dict)
         prepared = self.prepare_quiet(slots, fetches, fed)
         feeds = runs.feeds_for(prepared, feed_dict, fed)
         if feeds is None:
-            step = Step(self, session, fetches, feed_dict)
+            step = Step(self, session, fetches, feed_dict, times)
             for i in range(n):
                 step.add(<Slot>slots[i], False, (<Slot>slots[i]).request)
             return step.run_stock(runs.raw)
@@ -123,32 +157,38 @@ cdef class HookDispatcher(Counted):
         part = <Template>prepared.plan.parts[0]
         mappings = held(part, fetches)
         runs.cache.count_planned()
-        values = prepared.plan.call(feeds, runs.cache.steps)
+        if times is None:
+            values = prepared.plan.call(feeds, runs.cache.steps)
+        else:
+            values = runs.timed_values(times, prepared.plan, feeds, None, ())
         # Before any hook acts: a class of somebody's own in the structure may refuse its results.
         result = built(part, values, mappings)
-        clock.known = False
+        wall.known = False
         i = 0
         # A kernel in Python, or another thread, may have changed the list or a hook meanwhile.
         if self.current_slots() is slots:
             while i < n:
                 index = prepared.indices[i]
                 value = NULL if index < 0 else PyList_GET_ITEM(values, index)
-                if (<Slot>PyTuple_GET_ITEM(slots, i)).after(value, &clock) != QUIET:
+                if (<Slot>PyTuple_GET_ITEM(slots, i)).after(value, &wall) != QUIET:
                     break
                 i += 1
             else:
                 return result
-        step = Step(self, session, fetches, feed_dict)
+        step = Step(self, session, fetches, feed_dict, times)
         step.slots = list(slots)
         step.asked = [False] * n
         step.prepared = prepared
         step.values = values
-        step.clock = clock
+        step.clock = wall
         step.tell(i)
         return result
 
-    cdef object stock_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run):
+    cdef object stock_step(self, object session, object fetches, object feed_dict, RunProtos protos, object stock_run,
+                           StepTimes times):
         # TensorFlow's own loop over the hooks.
+        if times is not None:
+            times.stock = True
         run = original_of(_HookedSession.run) if stock_run is None else stock_run
         if protos is None:
             protos = RunProtos.__new__(RunProtos)
@@ -201,13 +241,15 @@ cdef class Step:
       session: The hooked session.
       fetches: The caller's.
       feed_dict: Likewise.
+      times: Where it is noted what it costs; None: nowhere.
     """
 
-    def __cinit__(self, HookDispatcher dispatcher not None, session, fetches, feed_dict):
+    def __cinit__(self, HookDispatcher dispatcher not None, session, fetches, feed_dict, StepTimes times):
         self.dispatcher = dispatcher
         self.session = session
         self.context = new_context(fetches, feed_dict, dispatcher.runs.raw)
         self.feed_dict = feed_dict
+        self.times = times
         self.slots = []
         self.asked = []
         self.requests = [fetches]
@@ -234,7 +276,7 @@ cdef class Step:
                 place = _place(self.slots, i, hook)
                 slot = self.slots[place] if place >= 0 else _slot_of(known, i, hook)
             asked = (acts and i == first) or slot.before(&self.clock) != QUIET
-            request = self.ask_hook(hook, feeds) if asked else slot.request
+            request = self.ask_hook(slot, i, feeds) if asked else slot.request
             i += 1
             if place < 0:
                 self.add(slot, asked, request)
@@ -251,9 +293,13 @@ cdef class Step:
             self.feed_dict = feeds
         return 0
 
-    cdef object ask_hook(self, object hook, dict feeds):
+    cdef object ask_hook(self, Slot slot, Py_ssize_t listed, dict feeds):
         # Calls `before_run`, merges what is fed and the options; returns the fetches.
-        request = hook.before_run(self.context)
+        if self.times is not None:
+            self.times.begin_call(self.times_of(slot, listed), False)
+        request = slot.hook.before_run(self.context)
+        if self.times is not None:
+            self.times.end_call()
         if request is None:
             return None
         fetches = request.fetches
@@ -300,7 +346,10 @@ cdef class Step:
         runs.cache.count_planned()
         if self.protos is None and runs.needs_metadata:
             self.protos = RunProtos.__new__(RunProtos)
-        self.values = runs.values(prepared.plan, feeds, self.protos)
+        if self.times is None:
+            self.values = runs.values(prepared.plan, feeds, self.protos)
+        else:
+            self.values = runs.timed_values(self.times, prepared.plan, feeds, self.protos, self.acting())
         self.results = [None if part is None else built(part, self.values, mapping)
                         for part, mapping in zip(parts, mappings)]
         self.prepared = prepared
@@ -313,14 +362,18 @@ cdef class Step:
     cdef object run_stock(self, object raw):
         # The same by `Session.run` itself.
         cdef Py_ssize_t i
+        cdef int64_t began
         cdef dict wanted = {"caller": self.requests[0]}
         for i in range(len(self.slots)):
             if self.requests[i + 1] is not None:
                 wanted[(<Slot>self.slots[i]).hook] = self.requests[i + 1]
         if self.protos is None:
             self.protos = RunProtos.__new__(RunProtos)
+        began = clock() if self.times is not None else 0
         self.outputs = raw.run(fetches=wanted, feed_dict=self.feed_dict, options=self.protos.options(),
                                run_metadata=self.protos.metadata())
+        if self.times is not None:
+            self.times.native(began, self.times.session.other_plans, None)
         self.dispatcher.runs.tell_first_step(None)
         self.clock.known = False
         self.tell(0)
@@ -339,14 +392,14 @@ cdef class Step:
             i += 1
             if place < 0:
                 # Put into the list after the run was prepared: nothing was fetched for it.
-                self.act(Slot(hook), None)
+                self.act(Slot(hook), i - 1, None)
                 continue
             slot = <Slot>self.slots[place]
             decision = self.decision(place, slot)
             if decision == READ:
-                self.act_on_read(place, slot)
+                self.act_on_read(place, i - 1, slot)
             elif decision != QUIET:
-                self.act(slot, self.result_for(place, slot))
+                self.act(slot, i - 1, self.result_for(place, slot))
         if self.context._stop_requested:
             self.session._should_stop = self.session._should_stop or self.context.stop_requested
         return 0
@@ -364,26 +417,48 @@ cdef class Step:
             slot.trigger.quiet_value(self.result_for(place, slot), &value)
         return slot.after(value, &self.clock)
 
-    cdef int act_on_read(self, Py_ssize_t place, Slot slot) except -1:
+    cdef int act_on_read(self, Py_ssize_t place, Py_ssize_t listed, Slot slot) except -1:
         # The one read that TensorFlow makes too; what it does with the value, the trigger does.
+        cdef int decision
+        if self.times is not None:
+            self.times.begin_call(self.times_of(slot, listed), True)
         global_step = self.dispatcher.runs.read(slot.tensor)
-        cdef int decision = slot.after_read(global_step, &self.clock)
+        decision = slot.after_read(global_step, &self.clock)
         if decision == ACT:
             slot.trigger.act_on_read(slot.hook, self.context, global_step)
-        elif decision != QUIET:
-            self.act(slot, self.result_for(place, slot))
+        if self.times is not None:
+            self.times.end_call()
+        if decision != ACT and decision != QUIET:
+            self.act(slot, listed, self.result_for(place, slot))
         return 0
 
-    cdef int act(self, Slot slot, object result) except -1:
+    cdef int act(self, Slot slot, Py_ssize_t listed, object result) except -1:
         context = self.context
         if self.protos is None:
             self.protos = RunProtos.__new__(RunProtos)
         if slot.only_reads():
             context = ReadingContext(self.context, self.dispatcher.runs)
-        slot.hook.after_run(context, new_values(result, self.protos))
+        values = new_values(result, self.protos)
+        if self.times is not None:
+            self.times.begin_call(self.times_of(slot, listed), True)
+        slot.hook.after_run(context, values)
+        if self.times is not None:
+            self.times.end_call()
         if slot.trigger is not None:
             slot.trigger.acted(result)
         return 0
+
+    cdef tuple acting(self):
+        # HookTimes of the hooks that were asked and want something.
+        cdef Py_ssize_t i
+        return tuple([self.times_of(<Slot>self.slots[i], i) for i in range(len(self.slots))
+                      if self.asked[i] and self.requests[i + 1] is not None])
+
+    cdef HookTimes times_of(self, Slot slot, Py_ssize_t listed):
+        if slot.timed_in is not self.times.session:
+            slot.times = self.times.session.of_hook(slot.hook, listed)
+            slot.timed_in = self.times.session
+        return slot.times
 
     cdef object result_for(self, Py_ssize_t place, Slot slot):
         if self.prepared is None:

@@ -17,6 +17,8 @@ cdef class Plan(Counted):
     cdef list fed                   # fetched tensors that are fed: their values stand behind those fetched
     cdef Schedule schedule
     cdef list order                 # where the values of the schedule's fetches are; None: in the same order
+    cdef unsigned long number       # among those that its cache made, from 1 on
+    cdef tuple caller               # the part of its signature that tells what the caller fetches
     cdef bint used                  # it has run since its cache last looked for one to drop
     # Ops and tensors that the graph keeps from being fetched and fed, and how many there were when this was made.
     cdef set unfetchable, unfeedable
@@ -30,6 +32,8 @@ cdef class Plan(Counted):
     cdef list call(self, dict feeds, unsigned long step)
     # Runs with these serialized RunOptions (None: the default ones); returns the values and the serialized RunMetadata.
     cdef tuple call_with(self, dict feeds, bytes options)
+    # Where the global step is among the values that a run returns; -1: it is not fetched.
+    cdef Py_ssize_t step_index(self) except -2
     # The global step among the values that a run returned; None: it was not fetched.
     cdef object global_step(self, list values)
     cdef int check_open(self) except -1

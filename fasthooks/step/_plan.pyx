@@ -173,13 +173,14 @@ cdef class Plan(Counted):
             values.extend([feeds[output] for output in self.fed])
         return values, data
 
-    cdef object global_step(self, list values):
+    cdef Py_ssize_t step_index(self) except -2:
         cdef Schedule schedule = self.schedule
-        ordered = values if self.order is None else [values[i] for i in self.order]
-        for tensor, value in zip(schedule.fetches[:len(self.outputs)], ordered):
-            if reads_global_step(tensor):
-                return value
-        return None
+        order = range(len(self.outputs)) if self.order is None else self.order
+        return next((i for i, tensor in zip(order, schedule.fetches) if reads_global_step(tensor)), -1)
+
+    cdef object global_step(self, list values):
+        cdef Py_ssize_t index = self.step_index()
+        return None if index < 0 else values[index]
 
 
 cdef int count_in_totals() except -1:
@@ -242,6 +243,7 @@ cdef class PlanCache(Counted):
     cdef Plan find(self, list requests, object feed_dict):
         # Objects of somebody's own are not remembered, since that would keep them alive: such a run is declined anew.
         cdef list key = [], alive = []
+        cdef Py_ssize_t n_callers = 0
         cdef Plan plan
         native_session(self.session, self.session.__dict__)
         try:
@@ -249,6 +251,7 @@ cdef class PlanCache(Counted):
                 key.append(-1)
                 if request is not None:
                     sign(request, key, alive, _MAX_DEPTH)
+                n_callers = n_callers or len(key)
             for name in feed_dict or ():
                 if not is_lasting(name):
                     self.decline(f"a feed key has the type {type(name).__name__}")
@@ -259,6 +262,7 @@ cdef class PlanCache(Counted):
             plan = self.plans.pop(signature, None)
             if plan is None or not plan.is_allowed():
                 plan = self.make(requests, list(feed_dict or ()), alive)
+                plan.caller = signature[:n_callers]
         except Declined as why:
             self.decline(str(why))
             return None
@@ -301,6 +305,7 @@ cdef class PlanCache(Counted):
             plan = Plan(self.session, parts, feed_keys(self.session.graph, keys))
             self.prepare(plan)
             self.made += 1
+            plan.number = self.made
             _made += 1
         except Exception as why:
             # Whatever is wrong with the request, `Session.run` says it in TensorFlow's words.

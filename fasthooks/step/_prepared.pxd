@@ -3,6 +3,7 @@
 from fasthooks.step._context cimport RunProtos
 from fasthooks.step._live cimport Counted
 from fasthooks.step._plan cimport Plan, PlanCache
+from fasthooks.step._profile cimport Collector, SessionTimes, StepTimes
 from fasthooks.triggers._guard cimport ClassGuard
 
 
@@ -25,10 +26,15 @@ cdef class PreparedRuns(Counted):
     cdef dict raw_fields            # its `__dict__`
     cdef unsigned long long raw_version     # version of that dict when no `run` was last seen to be set in it
     cdef list recent                # PreparedSteps, last used first
+    cdef SessionTimes times         # what its steps cost, of the profile that is or was in force last; None: of none
     # Is called once, with the global step that the first step's run returned, or None; itself None: nobody waits for that.
     cdef public object on_first_step
     # Whether nothing has been put in the place of what a plan does.
     cdef bint plannable(self) except -1
+    # Begins a step. `session`: the hooked session; None: one without hooks, see `Collector.begin`.
+    cdef StepTimes begin(self, Collector collector, object session)
+    # Runs a plan, as `values`, and takes note of how long that took. `acting`: HookTimes of the hooks that asked for something.
+    cdef list timed_values(self, StepTimes times, Plan plan, dict feeds, RunProtos protos, tuple acting)
     # Why a run cannot even be looked at; None: nothing speaks against it.
     cdef str obstacle(self, object fetches, RunProtos protos)
     # The prepared step for these requests, the caller's first; None: there is none, and it is counted why. `asked`: for
@@ -44,7 +50,8 @@ cdef class PreparedRuns(Counted):
     cdef object read(self, object tensor)
     # Calls `on_first_step`.
     cdef int tell_first_step(self, object global_step) except -1
-    cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos, bint counted)
+    cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos, bint counted, StepTimes times)
+    cdef tuple run_counted(self, object fetches, object feed_dict, object options, object run_metadata, StepTimes times)
 
 
 # Replaces the list's contents in one go, since another thread may be walking it.

@@ -13,10 +13,12 @@ from fasthooks.step import declining
 from cpython.dict cimport PyDict_Contains
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
 
 from fasthooks.step._context cimport RunProtos, protos_for
 from fasthooks.step._feed cimport feed_values, plain_dict
 from fasthooks.step._plan cimport Plan, PlanCache, is_native_call_own
+from fasthooks.step._profile cimport Collector, PlanTimes, StepTimes, clock, current
 from fasthooks.step._structure cimport Leaf, MappingTemplate, Template, built, held
 from fasthooks.triggers._guard cimport ClassGuard, dict_version, new_dict_version, watch_names
 
@@ -108,6 +110,20 @@ cdef class PreparedRuns(Counted):
             self.raw_version = version
         return True
 
+    cdef StepTimes begin(self, Collector collector, object session):
+        if self.times is None or self.times.serial != collector.serial:
+            self.times = collector.new_session(() if session is None else session._hooks)
+        return collector.begin(self.times, self.cache.steps, session is None)
+
+    cdef list timed_values(self, StepTimes times, Plan plan, dict feeds, RunProtos protos, tuple acting):
+        cdef int64_t began = clock()
+        cdef list values = plan.call(feeds, self.cache.steps) if protos is None else self.values(plan, feeds, protos)
+        cdef PlanTimes known = times.session.plan(plan.number)
+        if known is None:
+            known = times.session.new_plan(plan.number, plan.caller, plan.step_index(), acting)
+        times.native(began, known, values)
+        return values
+
     cdef str obstacle(self, object fetches, RunProtos protos):
         if self.raw_guard is None:
             return declining.SESSION_KIND
@@ -176,10 +192,16 @@ cdef class PreparedRuns(Counted):
         return 0
 
     cdef object read(self, object tensor):
-        cdef tuple result = self.run_alone(tensor, None, None, False) if self.plannable() else None
-        return self.raw.run(tensor) if result is None else result[0]
+        cdef Collector collector = current
+        cdef int64_t began = 0 if collector is None else clock()
+        cdef tuple result = self.run_alone(tensor, None, None, False, None) if self.plannable() else None
+        if result is None:
+            return self.raw.run(tensor)
+        if collector is not None:
+            collector.note_own_run(clock() - began)
+        return result[0]
 
-    cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos, bint counted):
+    cdef tuple run_alone(self, object fetches, object feed_dict, RunProtos protos, bint counted, StepTimes times):
         # A run that no hook has a part in; its result in a tuple, or None: there is no plan for this. `counted`: it is a
         # step of the session.
         cdef PreparedStep prepared
@@ -193,7 +215,9 @@ cdef class PreparedRuns(Counted):
             self.cache.count_planned()
         part = <Template>prepared.plan.parts[0]
         mappings = held(part, fetches)
-        return (built(part, self.values(prepared.plan, feeds, protos), mappings),)
+        if times is None:
+            return (built(part, self.values(prepared.plan, feeds, protos), mappings),)
+        return (built(part, self.timed_values(times, prepared.plan, feeds, protos, ()), mappings),)
 
     def run(self, fetches, feed_dict, options, run_metadata):
         """Runs a step of a session that has no hooks; arguments as `tf.compat.v1.Session.run`.
@@ -201,6 +225,19 @@ cdef class PreparedRuns(Counted):
         Returns:
           A tuple with the result; None if nothing was run, because this run has to go TensorFlow's way.
         """
+        cdef Collector collector = current
+        cdef StepTimes times
+        if collector is None:
+            return self.run_counted(fetches, feed_dict, options, run_metadata, None)
+        times = self.begin(collector, None)
+        try:
+            result = self.run_counted(fetches, feed_dict, options, run_metadata, times)
+            times.completed = result is not None
+            return result
+        finally:
+            collector.end(times)
+
+    cdef tuple run_counted(self, object fetches, object feed_dict, object options, object run_metadata, StepTimes times):
         cdef RunProtos protos = protos_for(options, run_metadata)
         self.cache.count_run()
         reason = self.obstacle(fetches, protos)
@@ -209,7 +246,7 @@ cdef class PreparedRuns(Counted):
         if reason is not None:
             self.cache.decline(reason)
             return None
-        return self.run_alone(fetches, feed_dict, protos, True)
+        return self.run_alone(fetches, feed_dict, protos, True, times)
 
 
 cdef int to_front(list recent, PreparedStep prepared) except -1:

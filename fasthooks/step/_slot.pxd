@@ -3,6 +3,7 @@
 from cpython.object cimport PyObject, PyTypeObject
 
 from fasthooks.step._live cimport Counted
+from fasthooks.step._profile cimport HookTimes, SessionTimes
 from fasthooks.triggers._timer cimport Clock
 from fasthooks.triggers._trigger cimport HookTrigger
 
@@ -20,6 +21,8 @@ cdef class Slot(Counted):
     cdef unsigned long long tag     # its `type_tag` at the last look
     cdef unsigned long long version     # of the hook's `__dict__` when no method was last seen to be set in it
     cdef bint has_before, has_after     # no trigger: the class overrides the method
+    cdef HookTimes times            # what its calls cost in ...
+    cdef SessionTimes timed_in      # ... this session of a profile; None: nobody has asked yet
     cdef int look(self) except -1
     cdef int before(self, Clock* clock) except -1
     cdef int after(self, PyObject* value, Clock* clock) except -1

@@ -1,0 +1,87 @@
+"""Runs an unmodified TensorFlow program as `run` does, and tells at the end what its hooks cost.
+
+    python -m fasthooks profile script.py [args...]
+    python -m fasthooks profile -m package.module [args...]
+
+A table on stderr shows for each session where the time of a step goes, after an error or Ctrl-C too. See `fasthooks.profile`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from fasthooks.cli import run
+
+if TYPE_CHECKING:
+    from fasthooks.profiling import Profile
+
+
+def _count(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"an integer of at least 0 is expected, got {text!r}")
+    return int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of the command."""
+    parser.add_argument("--skip-steps", type=_count, default=100, metavar="N",
+                        help="leave out so many steps at the begin of each session (default: 100)")
+    parser.add_argument("--json", metavar="FILE", help="write all figures there; -: to stdout, after what the program prints")
+    parser.add_argument("--trace", metavar="FILE", help="write a Chrome trace there, for Perfetto or chrome://tracing")
+    parser.add_argument("--trace-steps", type=_count, default=2000, metavar="N",
+                        help="how many steps the trace has (default: 2000)")
+    run.add_program_arguments(parser)
+
+
+class _Profiled:
+    # The profile of a whole program.
+
+    profile: Profile | None = None  # None: the program has not imported TensorFlow
+
+    def __init__(self, args):
+        self.args = args
+        # The program may go elsewhere.
+        self.paths = {}
+        for name in ("json", "trace"):
+            path = getattr(args, name)
+            if path and path != "-":
+                self.paths[name] = os.path.abspath(path)
+                if not os.path.isdir(os.path.dirname(self.paths[name])):
+                    args.usage_error(f"--{name}: there is no directory for {path}")
+        self.in_force = contextlib.ExitStack()
+
+    def begin(self):
+        from fasthooks import profiling
+
+        args = self.args
+        self.profile = self.in_force.enter_context(
+            profiling.profile(skip_steps=args.skip_steps, trace_steps=args.trace_steps if args.trace else 0))
+
+    def tell(self):
+        if self.profile is None:
+            print("fasthooks: the program did not import TensorFlow", file=sys.stderr)
+            return
+        self.in_force.close()
+        print(self.profile.table(), file=sys.stderr)
+        if self.args.json == "-":
+            json.dump(self.profile.report(), sys.stdout, indent=1)
+            print()
+        try:
+            if "json" in self.paths:
+                with open(self.paths["json"], "w") as file:
+                    json.dump(self.profile.report(), file, indent=1)
+            if "trace" in self.paths:
+                self.profile.write_trace(self.paths["trace"])
+        except OSError as error:
+            print(f"fasthooks: not written: {error}", file=sys.stderr)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the command and returns the program's exit code."""
+    profiled = _Profiled(args)
+    return run.run_program(args, profiled.begin, profiled.tell)
