@@ -315,6 +315,25 @@ def test_inside_every_and_from_threads(way, reduce):
         assert all(0 <= row["loss"] < 200 for _, row in sink.rows)
 
 
+@pytest.mark.parametrize("reduce", REDUCES)
+def test_appended_to_the_list_of_a_living_session(way, reduce):
+    train, loss = build_model()
+    sink = Keeps()
+    hook = fh.MetricsHook({"loss": loss}, to=sink, every_n_steps=3, reduce=reduce, at_end=False)
+    evaluation = fh.EvaluationHook(nothing, to=Keeps(), every_n_steps=3)
+    hooks = [fh.LambdaHook()]
+    if reduce == "mean":
+        hook.begin()  # adds an op: before the graph is final
+    with way.session(hooks) as session:
+        for i in range(7):
+            if i == 2:
+                hook.begin()
+                evaluation.begin()
+                hooks.extend([hook, evaluation])
+            session.run(train)
+    assert [note for note in sink.notes if note[0] != "begin"] == [("started", 2), ("write", 2), ("write", 5), ("close",)]
+
+
 def nothing(session):
     """An evaluation without results."""
     return {}

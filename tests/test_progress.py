@@ -139,6 +139,18 @@ def test_recovery(way, clock, tmp_path, monotonic):
                            "step 15, 1 steps/s", "step 18, 0.875 steps/s"]
 
 
+def test_appended_to_the_list_of_a_living_session(way, clock):
+    train = make_train()
+    hook = fh.ProgressHook(log_secs=1, file=io.StringIO())
+    hooks = [fh.LambdaHook()]
+    with captured_logs() as logs, way.session(hooks) as session:
+        session.run(train)
+        hook.begin()
+        hooks.append(hook)
+        session.run(train)
+    assert lines(logs) == ["step 2"]
+
+
 def test_a_session_without_a_run(way, terminal):
     pytest.importorskip("tqdm")
     file, read = terminal

@@ -102,6 +102,7 @@ class _Rows(Acting):
         super().begin()
         self._read_steps()
         self._last_step_read = training_util.get_global_step()
+        self._started = None
 
     def _begin_sinks(self, names):
         for sink in self._sinks:
@@ -110,11 +111,16 @@ class _Rows(Acting):
     def after_create_session(self, session, coord):
         super().after_create_session(session, coord)
         self._closing = Closing(coord, self._session_closes)
-        self._started = int(session.run(self._last_step_read))
+        self._start(session, int(session.run(self._last_step_read)))
+
+    def _start(self, session, step):
+        self._started = step
         for sink in self._sinks:
-            sink.started(session, self._started)
+            sink.started(session, step)
 
     def _write(self, step, row, session):
+        if self._started is None:  # it joined the list of a living session
+            self._start(session, step)
         # Returns whether a sink asks for a stop; those after it get the row all the same.
         stops = [sink.write(step, row, session) is True for sink in self._sinks]
         return any(stops)
@@ -170,11 +176,13 @@ class MetricsHook(PerStepMethods, _everyday.MeanTrigger, _Rows):
 
     On several workers each writes rows of its own; give it to one, or each its own sinks.
 
-    Cost: a quiet step costs what another stock hook costs; with "mean", what the fetch costs and as much again
+    Cost: a quiet step costs what another stock hook costs; with "mean", what fetching the vector costs
     (`python bench/budgets.py --only C1`).
     """
 
     _packed_names: list[str] = []
+    # Step and time of the last row of the session.
+    _last_row: tuple[int, float] | None = None
 
     def __init__(self, metrics: Metrics | Callable[[], Metrics] | None = None, *, to: SinkLike | Sequence[SinkLike],
                  every_n_steps: int | None = None, every_n_secs: float | None = None, reduce: Literal["last", "mean"] = "last",
@@ -192,6 +200,7 @@ class MetricsHook(PerStepMethods, _everyday.MeanTrigger, _Rows):
     def begin(self):
         """Finds the metrics in the graph; see `tf.compat.v1.train.SessionRunHook`."""
         super().begin()
+        self._last_row = self._sums = None
         found = scalars(self._metrics)
         self._names = list(found)
         if self._reduce == "mean":

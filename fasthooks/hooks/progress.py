@@ -104,6 +104,7 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
         self._read_steps()
         self._adds = recognition.constant_increment(tf.train.get_global_step())
         self._want(scalars(self._metrics))
+        self._first = self._latest = None
         self._out = self._file or sys.stderr
         self._bar_class = _bar_class(self._out)
         self._secs = float(self._log_secs if self._bar_class is None else self._refresh_secs)
