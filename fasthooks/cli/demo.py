@@ -89,7 +89,9 @@ class Figure:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:,.1f}\n{self.low:,.1f}..{self.high:,.1f}"
+        # On a busy machine figures may be wide, and a decimal says nothing then.
+        places = 1 if self.high < 1000 else 0
+        return f"{self.median:,.{places}f}\n{self.low:,.{places}f}..{self.high:,.{places}f}"
 
 
 @dataclass(frozen=True)
@@ -373,9 +375,9 @@ def results_table(results: list[Result]) -> Any:
 
     title = f"{results[0].global_step:,} steps of a 64-{HIDDEN_UNITS}-10 network, batches of {BATCH_SIZE}"
     table = Table(title=title, show_lines=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="fold")
     for heading in ("steps/s", "µs/step", "unhooked", "hooks", "accuracy"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", overflow="fold")
     for result in results:
         microseconds = [str(one) for one in (result.step_us, result.unhooked_us, result.hooks_us)]
         table.add_row(result.name, f"{1e6 / result.step_us.median:,.0f}", *microseconds, f"{result.test_accuracy:.3f}")
