@@ -128,7 +128,7 @@ def profile(*, skip_steps: int = 100, trace: str | os.PathLike[str] | None = Non
     Args:
       skip_steps: So many steps at the begin of each session are left out: plans are prepared, kernels warm up.
       trace: Path of a Chrome trace that is written at the end of the block, after an error too; None: none is.
-      trace_steps: So many steps are kept for traces, as far as there is room for 16 events a step, of 48 bytes.
+      trace_steps: So many steps are kept for traces, as far as there is room for 16 events a step, of 40 bytes each.
       slow_hook_share: As `share` of `warn_slow_hooks`; None: no hook is warned of.
 
     Yields:
@@ -138,7 +138,8 @@ def profile(*, skip_steps: int = 100, trace: str | os.PathLike[str] | None = Non
       RuntimeError: Another profile is in force in this process.
       ValueError: A number is out of its range.
 
-    Cost: 0.1 to 0.3 µs a step while it is in force, none after (`bench/budgets.py`, A2).
+    Cost: some 0.3 µs a step and 0.2 µs a call of a hook while it is in force, mostly readings of the clock; none after
+      (`bench/budgets.py`, A2).
     """
     global _profile_in_force
     collector = _collector(skip_steps, trace_steps, slow_hook_share, 20.0)

@@ -421,7 +421,9 @@ cdef class Step:
         # The one read that TensorFlow makes too; what it does with the value, the trigger does.
         cdef int decision
         if self.times is not None:
-            self.times.begin_call(self.times_of(slot, listed), True)
+            # Slow or not, it cannot be called less often.
+            self.times_of(slot, listed).settled = True
+            self.times.begin_call(slot.times, True)
         global_step = self.dispatcher.runs.read(slot.tensor)
         decision = slot.after_read(global_step, &self.clock)
         if decision == ACT:

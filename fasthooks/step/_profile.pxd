@@ -30,7 +30,7 @@ cdef class HookTimes(Counted):
     cdef object reference           # a weak reference; to a hook whose class has none, a function that returns it
     cdef readonly str name
     cdef readonly Calls before, after       # None: not called yet
-    cdef bint warned
+    cdef bint settled               # no warning: there was one, or it has to look at each step
     cdef Calls calls(self, bint after)
 
 

@@ -405,7 +405,7 @@ cdef class Collector(Counted):
                 calls.longest_step = times.step_number()
             if times.completed:
                 calls.counted += ns
-                if self.warn is not None and calls.count % _LOOK_EVERY == 0 and not hook.warned:
+                if self.warn is not None and calls.count % _LOOK_EVERY == 0 and not hook.settled:
                     self.look(times, hook, calls)
         return 0
 
@@ -414,7 +414,7 @@ cdef class Collector(Counted):
         cdef double usual = calls.usual_mean()
         if (hook is not times.session.other_hooks and 2 * calls.count > steps.count and usual > self.min_ns
                 and usual > self.share * <double>steps.usual_mean()):
-            hook.warned = True
+            hook.settled = True
             self.warn(hook, calls, steps)
         return 0
 
