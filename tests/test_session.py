@@ -71,7 +71,8 @@ def test_signature(kind):
     """TensorFlow's arguments and defaults, and keywords of ours."""
     ours, theirs = [[(one.name, one.kind, one.default) for one in inspect.signature(getattr(lib, kind)).parameters.values()]
                     for lib in (fasthooks, v1.train)]
-    more = {"scheduling": "auto", **({"async_checkpoint": False} if kind == "MonitoredTrainingSession" else {})}
+    more = {"scheduling": "auto", **({"async_checkpoint": False} if kind == "MonitoredTrainingSession" else {}),
+            "colocate_global_step_read": False}
     assert ours == [*theirs, *[(name, inspect.Parameter.KEYWORD_ONLY, value) for name, value in more.items()]]
 
 
