@@ -52,7 +52,7 @@ _hooked, _plain, _read = _Demand(), _Demand(), _Demand()
 _unpatched = 0  # calls of `unpatch`
 
 
-class _Replacement:
+class Replacement:
     """A method of one of TensorFlow's classes and ours for it.
 
     Args:
@@ -110,7 +110,7 @@ def _constructor(cls):
             plain_session.accelerate(self)
             _plain_sessions.add(self)
 
-    replacement = _Replacement(cls, __init__)
+    replacement = Replacement(cls, __init__)
     return replacement
 
 
@@ -120,12 +120,12 @@ def _opening():
             global_step.colocate_read()
         replacement.original(self, *args, **kwargs)
 
-    replacement = _Replacement(monitored_session._MonitoredSession, __init__)
+    replacement = Replacement(monitored_session._MonitoredSession, __init__)
     return replacement
 
 
-_run = _Replacement(monitored_session._HookedSession, run)
-_close = _Replacement(monitored_session._WrappedSession, close)
+_run = Replacement(monitored_session._HookedSession, run)
+_close = Replacement(monitored_session._WrappedSession, close)
 _STEP = (_run, _close)
 _CONSTRUCTORS = tuple(_constructor(cls) for cls in plain_session.CLASSES)
 _OPENING = (_opening(),)

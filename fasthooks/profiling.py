@@ -42,7 +42,7 @@ def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
 
 
 # Tells the runs that hooks make themselves.
-_run = patching._Replacement(session_lib.BaseSession, run)
+_run = patching.Replacement(session_lib.BaseSession, run)
 
 
 def _warn(hook, calls, steps):

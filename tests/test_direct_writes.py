@@ -363,6 +363,27 @@ def test_a_flush_that_others_write_into_loses_nothing(events):
     assert "after_run" not in vars(events.hook)  # nothing that it would raise
 
 
+def test_a_new_file_is_the_threads_until_it_is_known_what_it_has(events):
+    events.writer.close()
+    events.writer.reopen()
+    events.hook.begin()
+    events.worker._next_event_flush_time = float("inf")
+    look, looks = os.stat, []
+
+    def write_and_look(*args, **kwargs):
+        looks.append(args)
+        if len(looks) == 2:  # after the first, which asks whether the file is there
+            events.writer.add_summary(scalars(1000), 2)
+        return look(*args, **kwargs)
+
+    with mock.patch.object(os, "stat", write_and_look):
+        events.writer.add_summary(scalars(1), 1)
+        events.writer.flush()
+    events.writer.flush()
+    assert (events.by_thread, events.directly) == ([1, 2], [])
+    assert not events.file.is_lost
+
+
 def test_a_shorter_file_is_noticed_after_direct_writes(events):
     events.writer.add_summary(scalars(50), 1)
     path = next(pathlib.Path(events.directory).glob("events.*"))

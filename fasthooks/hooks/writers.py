@@ -39,7 +39,7 @@ class _WatchedFile:
         self._name = None
         self._path = ""
         self._written = 0  # bytes of the events that were written
-        self._others: Any = None  # bytes that the file has beside these
+        self._others = 0  # bytes that the file has beside these
         self.is_closed = False  # there will be another file, with the next event
         self.is_lost = False  # the file is not what it must be
 
@@ -100,8 +100,9 @@ class _WatchedFile:
                 self._tell(error)
 
     def _look(self, written):
-        name = self._native.FileName()
+        name, path = self._native.FileName(), self._path
         if name != self._name:
+            self._name = None  # nobody but this thread writes into it until it is known what it has
             if "://" in name:  # other file systems show files when they like
                 return
             # The directory that a relative name begins at may change later, or have changed.
@@ -110,15 +111,14 @@ class _WatchedFile:
                 if not os.path.isabs(name) and not os.path.isdir(os.path.dirname(path)):
                     return
                 raise errors.NotFoundError(None, None, f"{name} could not be made, and the events for it are lost")
-            self._name, self._path, self._others = name, path, None
         try:
-            size = os.stat(self._path).st_size
+            size = os.stat(path).st_size
         except FileNotFoundError:
             raise errors.NotFoundError(
                 None, None, f"{name} was removed or renamed, and events for it may be lost") from None
-        if self._others is None:  # until now nobody but this thread has written into it
-            self._others = size - written
-        if size < self._others + written:
+        if self._name is None:
+            self._name, self._path, self._others = name, path, size - written
+        elif size < self._others + written:
             raise errors.DataLossError(
                 None, None, f"{name} has {size} bytes of {self._others + written} that were written; the disk may be full")
 
