@@ -60,6 +60,7 @@ def measure(names, peer, ours, settings):
     results = {}
     for name in names:
         begin = time.perf_counter()
+        common.devices.forget()
         progress(f"{name}: {BUDGETS[name].__doc__.splitlines()[0]}")
         if name in NEEDS_WANDB and not common.has_wandb():
             results[name] = {"rows": [], "error": "needs wandb"}

@@ -531,8 +531,10 @@ def monitored_lane(impl, build, hooks, directory, session_impl=None, **options):
         model = build()
         hook_list = hooks(impl, model, own_directory)
         session = (session_impl or impl).session(hook_list, **options)
+    lane = Lane(graph, user_loop(session, model), session, model)
     try:
-        yield Lane(graph, user_loop(session, model), session, model)
+        yield lane
+        devices.note(lane)
     finally:
         with graph.as_default():
             session.close()
@@ -549,7 +551,9 @@ def bare_lane(build):
         session = v1.Session()
         session.run(initialize)
     with session:
-        yield Lane(graph, user_loop(session, model, check_stop=False), session, model)
+        lane = Lane(graph, user_loop(session, model, check_stop=False), session, model)
+        yield lane
+        devices.note(lane)
 
 
 @contextlib.contextmanager
@@ -592,6 +596,41 @@ def prepared_lane(build, inline=True, wandb=True, config=None):
     finally:
         if inline:
             tf_session.TF_DeleteBuffer(options)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# On which devices the graphs ran
+
+
+class _Devices:
+    """The devices that graphs ran on; lanes that are compared run the same graph, so the first one speaks for the row."""
+
+    def __init__(self):
+        self._names = None
+        self._told = False
+
+    def forget(self):
+        self._names = None
+
+    def note(self, lane):
+        """Asks TensorFlow where it placed what a lane's step needs; called when all is measured, for it takes a run."""
+        if self._names is not None and not self._told:
+            return
+        session = getattr(lane.session, "_tf_sess", lambda: lane.session)()
+        fetch = lane.model.train_op if lane.model.loss is None else lane.model.loss
+        feed = lane.model.feeds[0] if lane.model.feeds else None
+        metadata = v1.RunMetadata()
+        session.run(fetch, feed, v1.RunOptions(output_partition_graphs=True), metadata)
+        nodes = (node for partition in metadata.partition_graphs for node in partition.node)
+        self._names, self._told = sorted({node.device for node in nodes}), False
+
+    def of_row(self):
+        """The names for a row that is made now: those noted last; None if none were since `forget`."""
+        self._told = True
+        return self._names
+
+
+devices = _Devices()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -656,6 +695,12 @@ def _order(count, turn):
 def warm_up(lanes, steps):
     for lane in lanes:
         lane.run(steps)
+
+
+def bring_to(lanes, steps):
+    """Makes steps until each lane has made `steps` of them."""
+    for lane in lanes:
+        lane.run(max(steps - lane.position, 0))
 
 
 def summarize(values, resamples=2000):

@@ -11,6 +11,7 @@ class Settings:
       rounds: rounds per comparison.
       round_steps: steps per lane and round; 1,000 holds one full period of every trigger.
       warm_up: steps per lane before the first round; at least 1,000, for until then fasthooks tries ways to run the step.
+      settled_steps: the same, before the rounds of a long training; triggers of every 1,000 steps have come 120 times by 125,000.
       quiet_pieces: stretches of 70 quiet steps per lane and round.
       trigger_pieces: periods of 100 steps per lane and round, whose triggers are measured.
       graph_round_steps: `round_steps` for the larger graphs of B6 and B18 and for gRPC.
@@ -30,6 +31,7 @@ class Settings:
     rounds: int = 15
     round_steps: int = 1000
     warm_up: int = 1000
+    settled_steps: int = 125_000
     quiet_pieces: int = 10
     trigger_pieces: int = 10
     graph_round_steps: int = 1000
@@ -52,6 +54,7 @@ class Settings:
 FULL = Settings()
 QUICK = Settings(
     rounds=5,
+    settled_steps=13_000,
     quiet_pieces=5,
     graph_round_steps=200,
     rss_steps=(20_000, 100_000),
@@ -64,6 +67,7 @@ TINY = Settings(
     rounds=2,
     round_steps=20,
     warm_up=5,
+    settled_steps=50,
     quiet_pieces=1,
     trigger_pieces=1,
     graph_round_steps=10,

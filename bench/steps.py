@@ -14,31 +14,49 @@ from bench.table import progress, row
 HOOKS = {"H7": hooks_h7, "H8": hooks_h8}
 
 
-def compare(peer, ours, settings, build, hooks, steps=None, masters=("", ""), config=None, **options):
-    """Measures the peer's session with the peer's hooks against ours, which is made with `options`, with ours.
-
-    Returns:
-      Two arrays of µs per step, one value per round: peer's and ours'.
-    """
+@contextlib.contextmanager
+def compared(peer, ours, build, hooks, masters=("", ""), config=None, **options):
+    """Two lanes: the peer's session with the peer's hooks, and ours, which is made with `options`, with ours."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(common.workspace(wandb=hooks is hooks_h8))
-        lanes = [
+        yield [
             stack.enter_context(
                 common.monitored_lane(impl, build, hooks, directory, master=master, config=config, **more)
             )
             for impl, master, more in ((peer, masters[0], {}), (ours, masters[1], options))
         ]
+
+
+def compare(peer, ours, settings, build, hooks, steps=None, **options):
+    """Measures two lanes that `compared` makes.
+
+    Returns:
+      Two arrays of µs per step, one value per round: peer's and ours'.
+    """
+    with compared(peer, ours, build, hooks, **options) as lanes:
         common.warm_up(lanes, settings.warm_up)
         return common.interleave(lanes, settings.rounds, steps or settings.round_steps).T
 
 
+def stages(settings):
+    """Steps after which the steps with triggers are measured, with words for each.
+
+    What is fetched on such a step takes TensorFlow's pool for 120 of them in our sessions too, for the sake of the order of reads
+    (`fasthooks/step/_schedule.pyx`); a training is past that in its second stage.
+    """
+    return (("", settings.warm_up), (f", after {settings.settled_steps:,} steps", settings.settled_steps))
+
+
 def b1(peer, ours, settings):
     """Tiny graph, all triggers, against the peer's session and hooks."""
-    rows = []
+    found = []
     for name, bar in (("H7", 13), ("H8", 15)):
-        theirs, mine = compare(peer, ours, settings, common.tiny, HOOKS[name])
-        rows.append(row("B1", f"tiny graph, {name}, all triggers", theirs, mine, theirs / mine, bar))
-    return {"rows": rows}
+        with compared(peer, ours, common.tiny, HOOKS[name]) as lanes:
+            for words, steps in stages(settings):
+                common.bring_to(lanes, steps)
+                times = common.interleave(lanes, settings.rounds, settings.round_steps).T
+                found.append((f"tiny graph, {name}, all triggers{words}", *times, bar))
+    return {"rows": [row("B1", what, theirs, mine, theirs / mine, bar) for what, theirs, mine, bar in found]}
 
 
 def b2(peer, ours, settings):
@@ -52,8 +70,12 @@ def b2(peer, ours, settings):
         ):
             common.warm_up([bare, lane], settings.warm_up)
             quiet = common.interleave_quiet([bare, lane], settings.rounds, settings.quiet_pieces).T
-            whole = common.interleave([bare, lane], settings.rounds, settings.round_steps).T
-        for kind, (floor, mine), bar in (("quiet step", quiet, 0.25), ("all triggers", whole, 0.3)):
+            found = [("quiet step", quiet, 0.25)]
+            for words, steps in stages(settings):
+                common.bring_to([bare, lane], steps)
+                whole = common.interleave([bare, lane], settings.rounds, settings.round_steps).T
+                found.append((f"all triggers{words}", whole, 0.3))
+        for kind, (floor, mine), bar in found:
             what = f"{name} {kind} / bare Session.run"
             rows.append(row("B2", what, floor, mine, mine / floor, bar, at_most=True))
     return {"rows": rows}
@@ -312,20 +334,19 @@ def _beside_our_hooks(peer, ours, settings):
 
 def b16(peer, ours, settings):
     """What the triggers of H7 add to one step in 100."""
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(common.workspace())
-        lanes = [stack.enter_context(common.monitored_lane(impl, common.tiny, hooks_h7, directory)) for impl in (peer, ours)]
-        common.warm_up(lanes, settings.warm_up)
-        added, quiet = common.interleave_triggers(lanes, settings.rounds, settings.trigger_pieces)
-    theirs, mine = added.T
-    what = f"all triggers of H7 in 100 steps, over quiet steps of {np.median(quiet[:, 1]):.1f} µs"
-    # Held against the median: what was added in one round may come out near nothing.
-    return {
-        "rows": [
-            row("B16", what, theirs, mine, mine, 130, at_most=True, unit="µs"),
-            row("B16", f"{what}: ours / TF's", theirs, mine, mine / np.median(theirs), 0.25, at_most=True),
-        ]
-    }
+    found = []
+    with compared(peer, ours, common.tiny, hooks_h7) as lanes:
+        for words, steps in stages(settings):
+            common.bring_to(lanes, steps)
+            added, quiet = common.interleave_triggers(lanes, settings.rounds, settings.trigger_pieces)
+            what = f"all triggers of H7 in 100 steps{words}, over quiet steps of {np.median(quiet[:, 1]):.1f} µs"
+            found.append((what, *added.T))
+    rows = []
+    for what, theirs, mine in found:
+        rows.append(row("B16", what, theirs, mine, mine, 130, at_most=True, unit="µs"))
+        # Held against the median: what was added in one round may come out near nothing.
+        rows.append(row("B16", f"{what}: ours / TF's", theirs, mine, mine / np.median(theirs), 0.25, at_most=True))
+    return {"rows": rows}
 
 
 def b17(peer, ours, settings):

@@ -33,6 +33,8 @@ def row(budget, what, peer_us, ours_us, values, bar=None, at_most=False, unit="x
       within: the bar is neither; the median may be so far from it on either side.
       low_end: what the lower end of the 95% interval is held against, if anything.
       more: further figures for the JSON file.
+
+    Made when its lanes are closed, so that the JSON file says on which devices their graph ran.
     """
     value = common.summarize(values)
     met = low_end is None or value["low95"] >= low_end
@@ -52,6 +54,7 @@ def row(budget, what, peer_us, ours_us, values, bar=None, at_most=False, unit="x
         "within": within,
         "low_end": low_end,
         "met": bool(met),
+        "devices": common.devices.of_row(),
         "rounds": {
             "peer_us": None if peer_us is None else np.asarray(peer_us, float).tolist(),
             "ours_us": None if ours_us is None else np.asarray(ours_us, float).tolist(),
@@ -139,10 +142,8 @@ def format_markdown(rows):
 
 def format_environment(found):
     """One line of what `environment` found: what figures depend on most."""
-    return (
-        f"Python {found['python']}, TensorFlow {found['tensorflow']}, NumPy {found['numpy']}, "
-        f"{found['cpu']} ({found['cpu_count']} cores, load {found['load_average']:.1f}), {found['date']}"
-    )
+    machine = ", ".join([f"{found['cpu']} ({found['cpu_count']} cores, load {found['load_average']:.1f})", *found["gpus"]])
+    return f"Python {found['python']}, TensorFlow {found['tensorflow']}, NumPy {found['numpy']}, {machine}, {found['date']}"
 
 
 def environment():
@@ -161,6 +162,9 @@ def environment():
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    def gpu_name(gpu):
+        return common.tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+
     cpu = platform.processor()
     with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as info:
         cpu = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
@@ -174,7 +178,7 @@ def environment():
         "wandb": version("wandb"),
         "cpu": cpu,
         "cpu_count": os.cpu_count(),
-        "gpus": len(common.tf.config.list_physical_devices("GPU")),
+        "gpus": [gpu_name(gpu) for gpu in common.tf.config.list_physical_devices("GPU")],
         "load_average": os.getloadavg()[0],
         "commit": git("rev-parse", "HEAD"),
         "uncommitted_changes": None if changed is None else bool(changed),
