@@ -652,7 +652,7 @@ def interleave(lanes, rounds, steps, pieces=10):
     piece = max(steps // pieces, 1)
     times = np.zeros([rounds, len(lanes)])
     for turn in range(rounds * pieces):
-        for i in _order(len(lanes), turn):
+        for i in order(len(lanes), turn):
             times[turn // pieces, i] += lanes[i].run(piece)
     return times / (piece * pieces * 1000.0)
 
@@ -665,7 +665,7 @@ def interleave_quiet(lanes, rounds, pieces=10, piece=PERIOD - 2 * QUIET_MARGIN):
     """
     times = np.zeros([rounds * pieces, len(lanes)])
     for turn in range(rounds * pieces):
-        for i in _order(len(lanes), turn):
+        for i in order(len(lanes), turn):
             times[turn, i] = lanes[i].run_quiet(piece)
     return np.median(times.reshape(rounds, pieces, len(lanes)), axis=1) / (piece * 1000.0)
 
@@ -681,14 +681,15 @@ def interleave_triggers(lanes, rounds, pieces=10):
     for lane in lanes:
         lane.run((QUIET_MARGIN - lane.position) % PERIOD)
     for turn in range(rounds * pieces):
-        for i in _order(len(lanes), turn):
+        for i in order(len(lanes), turn):
             one = lanes[i].run(quiet_steps) / quiet_steps
             added[turn // pieces, i] += lanes[i].run(2 * QUIET_MARGIN) - 2 * QUIET_MARGIN * one
             quiet[turn // pieces, i] += one
     return added / (pieces * 1000.0), quiet / (pieces * 1000.0)
 
 
-def _order(count, turn):
+def order(count, turn):
+    """In which order so many lanes have their turns: another one first each time."""
     return [(i + turn) % count for i in range(count)]
 
 

@@ -365,7 +365,30 @@ def b17(peer, ours, settings):
             bare, mine = common.interleave_quiet([floor, lane], settings.rounds, settings.quiet_pieces).T
         what = f"two CPU devices, quiet {name} loop - bare prepared `Run`"
         rows.append(row("B17", what, bare, mine, mine - bare, 5, at_most=True, unit="µs"))
-    return {"rows": rows}
+    return {"rows": [*rows, *_pool_of_one_thread(ours, settings)]}
+
+
+def _pool_of_one_thread(ours, settings):
+    """What a user may choose for steps of two partitions, with its price: all kernels of a session on one thread of its own."""
+    one_thread = v1.ConfigProto(device_count={"CPU": 2})
+    one_thread.session_inter_op_thread_pool.add(num_threads=1)
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(common.workspace())
+        lanes = [
+            stack.enter_context(common.monitored_lane(ours, common.two_devices, hooks_h7, directory, config=config))
+            for config in (common.TWO_CPUS, one_thread)
+        ]
+        common.warm_up(lanes, settings.warm_up)
+        single = np.empty([settings.rounds, settings.graph_round_steps, len(lanes)])
+        for turn in range(settings.rounds):
+            for i in common.order(len(lanes), turn):
+                single[turn, :, i] = [lanes[i].run(1) / 1000.0 for _ in range(settings.graph_round_steps)]
+    rows = []
+    for what, percentile in (("median step", 50), ("99th percentile of steps", 99)):
+        default, mine = np.percentile(single, percentile, axis=1).T
+        what = f"two CPU devices, H7, {what}: our session with a pool of one thread / with the default pool"
+        rows.append(row("B17", what, default, mine, mine / default))
+    return rows
 
 
 def b18(peer, ours, settings):
