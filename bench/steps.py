@@ -38,25 +38,35 @@ def compare(peer, ours, settings, build, hooks, steps=None, **options):
         return common.interleave(lanes, settings.rounds, steps or settings.round_steps).T
 
 
-def stages(settings):
-    """Steps after which the steps with triggers are measured, with words for each.
+def in_stages(lanes, settings):
+    """Measures the steps with triggers twice: in a session's first steps, and in a long training.
 
-    What is fetched on such a step takes TensorFlow's pool for 120 of them in our sessions too, for the sake of the order of reads
-    (`fasthooks/step/_schedule.pyx`); a training is past that in its second stage.
+    What is fetched on a step with triggers takes TensorFlow's pool for the first 120 of such steps in our sessions too, for the
+    sake of the order of reads (`fasthooks/step/_schedule.pyx`); a long training is past that.
+
+    Returns:
+      A list of words for the stage and an array [lanes, rounds] of µs per step.
     """
+    found = []
+    for words, steps in stages(settings):
+        common.bring_to(lanes, steps)
+        found.append((words, common.interleave(lanes, settings.rounds, settings.round_steps).T))
+    return found
+
+
+def stages(settings):
     return (("", settings.warm_up), (f", after {settings.settled_steps:,} steps", settings.settled_steps))
 
 
 def b1(peer, ours, settings):
     """Tiny graph, all triggers, against the peer's session and hooks."""
-    found = []
+    rows = []
     for name, bar in (("H7", 13), ("H8", 15)):
         with compared(peer, ours, common.tiny, HOOKS[name]) as lanes:
-            for words, steps in stages(settings):
-                common.bring_to(lanes, steps)
-                times = common.interleave(lanes, settings.rounds, settings.round_steps).T
-                found.append((f"tiny graph, {name}, all triggers{words}", *times, bar))
-    return {"rows": [row("B1", what, theirs, mine, theirs / mine, bar) for what, theirs, mine, bar in found]}
+            found = in_stages(lanes, settings)
+        for words, (theirs, mine) in found:
+            rows.append(row("B1", f"tiny graph, {name}, all triggers{words}", theirs, mine, theirs / mine, bar))
+    return {"rows": rows}
 
 
 def b2(peer, ours, settings):
@@ -70,11 +80,8 @@ def b2(peer, ours, settings):
         ):
             common.warm_up([bare, lane], settings.warm_up)
             quiet = common.interleave_quiet([bare, lane], settings.rounds, settings.quiet_pieces).T
-            found = [("quiet step", quiet, 0.25)]
-            for words, steps in stages(settings):
-                common.bring_to([bare, lane], steps)
-                whole = common.interleave([bare, lane], settings.rounds, settings.round_steps).T
-                found.append((f"all triggers{words}", whole, 0.3))
+            whole = in_stages([bare, lane], settings)
+        found = [("quiet step", quiet, 0.25), *((f"all triggers{words}", times, 0.3) for words, times in whole)]
         for kind, (floor, mine), bar in found:
             what = f"{name} {kind} / bare Session.run"
             rows.append(row("B2", what, floor, mine, mine / floor, bar, at_most=True))
@@ -217,8 +224,14 @@ def b4(peer, ours, settings):
 
 def b5(peer, ours, settings):
     """Tiny graph with 16 floats fed."""
-    theirs, mine = compare(peer, ours, settings, common.tiny_fed, hooks_h8)
-    return {"rows": [row("B5", "tiny graph fed 16 floats, H8", theirs, mine, theirs / mine, 16)]}
+    with compared(peer, ours, common.tiny_fed, hooks_h8) as lanes:
+        found = in_stages(lanes, settings)
+    return {
+        "rows": [
+            row("B5", f"tiny graph fed 16 floats, H8{words}", theirs, mine, theirs / mine, 16)
+            for words, (theirs, mine) in found
+        ]
+    }
 
 
 FETCHED = ((0.4, 3), (4, 1), (16, 1))  # megabytes and bar
@@ -299,9 +312,9 @@ def b9(peer, ours, settings):
                 )
                 for impl in (peer, ours)
             ]
-            common.warm_up(lanes, settings.warm_up)
-            theirs, mine = common.interleave(lanes, settings.rounds, settings.round_steps).T
-        rows.append(row("B9", f"TF's {name}, its H7 / ours", theirs, mine, theirs / mine, 10))
+            found = in_stages(lanes, settings)
+        for words, (theirs, mine) in found:
+            rows.append(row("B9", f"TF's {name}, its H7 / ours{words}", theirs, mine, theirs / mine, 10))
     return {"rows": [*rows, _beside_our_hooks(peer, ours, settings)]}
 
 
