@@ -225,6 +225,7 @@ class HookedSession(HookedSessionBase, monitored_session._HookedSession):
 HookedSession.__name__ = HookedSession.__qualname__ = "_HookedSession"
 
 cdef type _our_class = HookedSession
+cdef Py_ssize_t _our_offset = (<PyTypeObject*>HookedSession).tp_dictoffset
 cdef ClassGuard _our_guard = ClassGuard(HookedSession, None, _link_methods[:-1], (_hooked_guard, _wrapped_guard))
 
 
@@ -307,7 +308,7 @@ cdef class Chain:
     cdef bint is_as_it_was(self) except -1:
         return (is_version(self.outer_version, dict_version(<PyObject*>self.outer_fields))
                 and is_version(self.coordinated_version, dict_version(<PyObject*>self.coordinated_fields))
-                and is_version(self.hooked_version, own_version(<PyObject*>self.hooked)))
+                and is_version(self.hooked_version, own_version(<PyObject*>self.hooked, _our_offset)))
 
     cdef bint coordinator_is_as_it_was(self) except -1:
         return is_version(self.coordinator_version, dict_version(<PyObject*>self.coordinator_fields))

@@ -11,13 +11,8 @@ cdef extern from *:
     #define FASTHOOKS_WATCHES (PY_VERSION_HEX >= 0x030C0000)
 
     #if !FASTHOOKS_WATCHES
-    #define fasthooks_dict_bits(dict) 0ULL
     #define PyDict_AddWatcher(callback) (-1)
     #define PyDict_Watch(watcher, dict) 0
-    #elif PY_VERSION_HEX >= 0x030E0000
-    #define fasthooks_dict_bits(dict) ((unsigned long long)((PyDictObject *)(dict))->_ma_watcher_tag)
-    #else
-    #define fasthooks_dict_bits(dict) ((unsigned long long)((PyDictObject *)(dict))->ma_version_tag)
     #endif
 
     /* Counts of one place: `epoch` and the object's address. */
@@ -25,54 +20,57 @@ cdef extern from *:
         return (epoch << 44) ^ (epoch << 20) ^ ((unsigned long long)(size_t)object >> 4) ^ (1ULL << 63);
     }
 
+    /* What is read here, and how much of it, is most of what a quiet hook costs: each object that is looked at lies in cache
+       lines of its own, which TensorFlow's run has pushed out of the first cache. */
     static CYTHON_INLINE unsigned long long fasthooks_type_tag(PyTypeObject *type, unsigned long long epoch, int watcher) {
     #if FASTHOOKS_WATCHES
         /* Bases that were exchanged give the class another tuple. */
         if (watcher >= 0) return fasthooks_stamp(epoch, type->tp_mro);
-    #else
-        if (!PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG)) return 0;
     #endif
-        return type->tp_version_tag;
+        return type->tp_version_tag;    /* 0 once the class or a base has changed */
     }
 
     static CYTHON_INLINE unsigned long long fasthooks_dict_version(PyObject *dict, unsigned long long epoch, int watcher) {
     #if FASTHOOKS_WATCHES
-        return watcher >= 0 && (fasthooks_dict_bits(dict) >> watcher & 1) ? fasthooks_stamp(epoch, dict) : 0;
+        return watcher >= 0 ? fasthooks_stamp(epoch, dict) : 0;
     #else
         return ((PyDictObject *)dict)->ma_version_tag;
     #endif
     }
 
-    static CYTHON_INLINE PyObject *fasthooks_own_dict(PyObject *object) {
-        return *(PyObject **)((char *)object + Py_TYPE(object)->tp_dictoffset);
+    static CYTHON_INLINE PyObject *fasthooks_dict_at(PyObject *object, Py_ssize_t offset) {
+        return *(PyObject **)((char *)object + offset);
     }
     """
     bint WATCHES "FASTHOOKS_WATCHES"
     unsigned long long _type_tag "fasthooks_type_tag"(PyTypeObject*, unsigned long long, int) noexcept nogil
     unsigned long long _dict_version "fasthooks_dict_version"(PyObject*, unsigned long long, int) noexcept nogil
-    PyObject* _own_dict "fasthooks_own_dict"(PyObject*) noexcept nogil
+    PyObject* _dict_at "fasthooks_dict_at"(PyObject*, Py_ssize_t) noexcept nogil
 
 # Counts the changes of watched dicts that concern any guard.
 cdef unsigned long long epoch
 # CPython's numbers of our watchers of classes' dicts and of objects' dicts; -1: there is none.
 cdef int class_watcher, object_watcher
+# Where a `Watched` has its pointer to its dict.
+cdef Py_ssize_t dict_offset
 
 # A number that changes whenever the class or one of its bases is modified in what guards look at; 0: not known, look
-# slowly. It holds for classes that `new_type_tag` was called for.
+# slowly. To be compared with what `new_type_tag` gave.
 cdef inline unsigned long long type_tag(PyTypeObject* cls) noexcept:
     return _type_tag(cls, epoch, class_watcher)
 
 # A number that changes with every change of the dict that concerns a guard, and that no other dict has meanwhile; 0: not
-# known, look slowly, and call `new_dict_version`. Up to Python 3.11 every change changes it.
+# known, look slowly. To be compared with what `new_dict_version` gave. Up to Python 3.11 every change changes it.
 cdef inline unsigned long long dict_version(PyObject* mapping) noexcept:
     return _dict_version(mapping, epoch, object_watcher)
 
-# The same for the dict of an object that has room for a pointer to it; all bits set: it has no dict yet.
-cdef inline unsigned long long own_version(PyObject* obj) noexcept:
-    cdef PyObject* mapping = _own_dict(obj)
+# The same for the dict of an object that has a pointer to it at a place of its own; all bits set: it has no dict yet.
+cdef inline unsigned long long own_version(PyObject* obj, Py_ssize_t offset) noexcept:
+    cdef PyObject* mapping = _dict_at(obj, offset)
     return ~0ULL if mapping is NULL else dict_version(mapping)
 
-# The numbers of now, of classes and dicts that are watched from now on. To be asked for before the look that they stand for.
+# The numbers of now, of classes and dicts that are watched from now on; 0: they cannot be watched. To be asked for before
+# the look that they stand for.
 cdef unsigned long long new_type_tag(PyTypeObject* cls) except? 0
 cdef unsigned long long new_dict_version(PyObject* mapping) except? 0
 cdef unsigned long long new_own_version(PyObject* obj) except? 0
@@ -126,7 +124,7 @@ cdef inline bint is_stock(Watched watched) except -1:
     cdef PyTypeObject* cls = (<PyObject*>watched).ob_type
     cdef unsigned long long tag = type_tag(cls), version
     if cls is watched.checked_type and tag == watched.checked_tag and tag != 0:
-        version = own_version(<PyObject*>watched)
+        version = own_version(<PyObject*>watched, dict_offset)
         if version == watched.checked_version and version != 0:
             return watched.stock
     return watched.look()

@@ -42,8 +42,8 @@ cdef extern from *:
     bint is_whole "FASTHOOKS_WHOLE"(int event) noexcept
     bint is_split "fasthooks_is_split"(PyObject*) noexcept
     PyObject* class_dict "fasthooks_class_dict"(PyObject*) noexcept
-    bint is_heap_type "PyType_HasFeature"(PyTypeObject*, unsigned long) noexcept
-    unsigned long Py_TPFLAGS_HEAPTYPE
+    bint has_flag "PyType_HasFeature"(PyTypeObject*, unsigned long) noexcept
+    unsigned long Py_TPFLAGS_HEAPTYPE, Py_TPFLAGS_VALID_VERSION_TAG
 
 # Strong references to the functions whose behaviour the compiled triggers reproduce, by identity: a patched-in
 # function may be unhashable or compare equal to anything.
@@ -111,10 +111,10 @@ cdef unsigned long long new_type_tag(PyTypeObject* cls) except? 0:
     if class_watcher < 0:
         # Any look-up on the class gives it a tag again if a change took it away.
         getattr(kind, "__init__", None)
-        return type_tag(cls)
+        return type_tag(cls) if WATCHES or has_flag(cls, Py_TPFLAGS_VALID_VERSION_TAG) else 0
     for base in kind.__mro__:
         # What C code defines cannot be changed.
-        if is_heap_type(<PyTypeObject*>base, Py_TPFLAGS_HEAPTYPE):
+        if has_flag(<PyTypeObject*>base, Py_TPFLAGS_HEAPTYPE):
             found = class_dict(<PyObject*>base)
             names = <object>found
             Py_DECREF(names)    # `names` holds its own reference
@@ -124,20 +124,21 @@ cdef unsigned long long new_type_tag(PyTypeObject* cls) except? 0:
 
 cdef unsigned long long new_dict_version(PyObject* mapping) except? 0:
     if object_watcher < 0 or type(<object>mapping) is not dict:
-        return dict_version(mapping)
+        return 0 if WATCHES else dict_version(mapping)
     if is_split(mapping) and <object>mapping:
         # In Python 3.13 such a dict shares its values with the object, and setting an attribute of that calls nobody back.
         # Taking an item out makes it a dict of its own; the last item goes back to where it was.
         fields = <dict><object>mapping
         name, value = fields.popitem()
         fields[name] = value
-    if not is_split(mapping):
-        PyDict_Watch(object_watcher, mapping)
+    if is_split(mapping):
+        return 0
+    PyDict_Watch(object_watcher, mapping)
     return dict_version(mapping)
 
 
 cdef unsigned long long new_own_version(PyObject* obj) except? 0:
-    cdef PyObject* mapping = _own_dict(obj)
+    cdef PyObject* mapping = _dict_at(obj, obj.ob_type.tp_dictoffset)
     return ~0ULL if mapping is NULL else new_dict_version(mapping)
 
 
@@ -290,6 +291,7 @@ cdef class Watched:
         cdef PyTypeObject* cls = (<PyObject*>self).ob_type
         cdef unsigned long long tag, version
         cdef tuple methods = self.watched_methods()
+        assert cls.tp_dictoffset == dict_offset     # a base with a dict gives its place to all classes
         watch_names(methods)
         watch_class_names(self.watched_fields())
         tag = new_type_tag(cls)
@@ -311,6 +313,9 @@ cdef class Watched:
         own = getattr(cls, "__getstate__", None)
         state = vars(self) if own is getattr(object, "__getstate__", None) else self.__getstate__()
         return _rebuild, (cls, fields), state
+
+
+dict_offset = (<PyTypeObject*>Watched).tp_dictoffset
 
 
 def _rebuild(cls, fields):
