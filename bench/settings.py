@@ -10,8 +10,11 @@ class Settings:
     Attributes:
       rounds: rounds per comparison.
       round_steps: steps per lane and round; 1,000 holds one full period of every trigger.
-      warm_up: steps per lane before the first round; at least 1,000, for until then fasthooks tries ways to run the step.
+      warm_up: steps per lane before the first round; until step 1,000 and often some thousand more fasthooks tries ways to run a
+        step, since TensorFlow's pool has found its order of the step's ops only then.
+      graph_warm_up: the same for the larger graphs of B6 and B18 and for gRPC.
       settled_steps: the same, before the rounds of a long training; triggers of every 1,000 steps have come 120 times by 125,000.
+      sets: how many sets of sessions share the rounds where small differences between sessions are measured.
       quiet_pieces: stretches of 70 quiet steps per lane and round.
       trigger_pieces: periods of 100 steps per lane and round, whose triggers are measured.
       graph_round_steps: `round_steps` for the larger graphs of B6 and B18 and for gRPC.
@@ -30,8 +33,10 @@ class Settings:
 
     rounds: int = 15
     round_steps: int = 1000
-    warm_up: int = 1000
+    warm_up: int = 8000
+    graph_warm_up: int = 1000
     settled_steps: int = 125_000
+    sets: int = 15
     quiet_pieces: int = 10
     trigger_pieces: int = 10
     graph_round_steps: int = 1000
@@ -55,6 +60,7 @@ FULL = Settings()
 QUICK = Settings(
     rounds=5,
     settled_steps=13_000,
+    sets=5,
     quiet_pieces=5,
     graph_round_steps=200,
     rss_steps=(20_000, 100_000),
@@ -67,7 +73,9 @@ TINY = Settings(
     rounds=2,
     round_steps=20,
     warm_up=5,
+    graph_warm_up=5,
     settled_steps=50,
+    sets=1,
     quiet_pieces=1,
     trigger_pieces=1,
     graph_round_steps=10,

@@ -27,15 +27,18 @@ def compared(peer, ours, build, hooks, masters=("", ""), config=None, **options)
         ]
 
 
-def compare(peer, ours, settings, build, hooks, steps=None, **options):
+def compare(peer, ours, settings, build, hooks, large=False, **options):
     """Measures two lanes that `compared` makes.
+
+    Args:
+      large: the graph's steps are long, or a network lies before them: fewer are made.
 
     Returns:
       Two arrays of µs per step, one value per round: peer's and ours'.
     """
     with compared(peer, ours, build, hooks, **options) as lanes:
-        common.warm_up(lanes, settings.warm_up)
-        return common.interleave(lanes, settings.rounds, steps or settings.round_steps).T
+        common.warm_up(lanes, settings.graph_warm_up if large else settings.warm_up)
+        return common.interleave(lanes, settings.rounds, settings.graph_round_steps if large else settings.round_steps).T
 
 
 def in_stages(lanes, settings):
@@ -118,6 +121,22 @@ def own_cost(hook, calls=2000):
     return ((both - begin) - (time.perf_counter_ns() - both)) / calls / 1000.0
 
 
+def in_sets(measure, settings):
+    """Measures small differences between sessions in several sets of them.
+
+    The native runs of some sessions are up to a quarter slower than those of others that are made alike, for thousands of steps.
+    That is more than hooks cost, so each round has sessions of its own.
+
+    Args:
+      measure: function of a number of rounds that makes sessions and returns a dict of arrays of µs per step, one per round.
+
+    Returns:
+      The same, for the rounds of all sets.
+    """
+    found = [measure(-(-settings.rounds // settings.sets)) for _ in range(settings.sets)]
+    return {name: np.concatenate([times[name] for times in found]) for name in found[0]}
+
+
 MORE_HOOKS = 8  # added to H8 to find what one more costs
 
 
@@ -139,31 +158,33 @@ def b3(peer, ours, settings):
     def every(**period):
         return h8_and(lambda impl, model, directory: impl.every(TrivialHook(), **period))
 
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(common.workspace(wandb=True))
+    def measure(rounds):
+        with contextlib.ExitStack() as stack:
+            directory = stack.enter_context(common.workspace(wandb=True))
 
-        def lane(hooks, impl=ours):
-            return stack.enter_context(common.monitored_lane(impl, common.tiny, hooks, directory, session_impl=ours))
+            def lane(hooks, impl=ours):
+                return stack.enter_context(common.monitored_lane(impl, common.tiny, hooks, directory, session_impl=ours))
 
-        floor = stack.enter_context(common.prepared_lane(common.tiny))
-        h8 = lane(hooks_h8)
-        lanes = {
-            "floor": floor,
-            "run": h8.with_loop(common.user_loop(h8.session, h8.model, check_stop=False)),
-            "h8": h8,
-            "nan": lane(h8_and(nan_hook)),
-            "counter": lane(h8_and(step_counter)),
-            "steps": lane(every(steps=common.PERIOD)),
-            "iters": lane(every(iters=common.PERIOD)),
-            "secs": lane(every(secs=3600)),
-            "stock": lane(hooks_h8, peer),
-            "untouched": lane(h8_and(lambda *_: UntouchedHook())),
-            "trivial": lane(h8_and(lambda *_: TrivialHook())),
-        }
-        common.warm_up(lanes.values(), settings.warm_up)
-        times = common.interleave_quiet(list(lanes.values()), settings.rounds, settings.quiet_pieces)
-        own = np.array([own_cost(TrivialHook()) for _ in range(settings.rounds)])
-    us = dict(zip(lanes, times.T, strict=True))
+            floor = stack.enter_context(common.prepared_lane(common.tiny))
+            h8 = lane(hooks_h8)
+            lanes = {
+                "floor": floor,
+                "run": h8.with_loop(common.user_loop(h8.session, h8.model, check_stop=False)),
+                "h8": h8,
+                "nan": lane(h8_and(nan_hook)),
+                "counter": lane(h8_and(step_counter)),
+                "steps": lane(every(steps=common.PERIOD)),
+                "iters": lane(every(iters=common.PERIOD)),
+                "secs": lane(every(secs=3600)),
+                "stock": lane(hooks_h8, peer),
+                "untouched": lane(h8_and(lambda *_: UntouchedHook())),
+                "trivial": lane(h8_and(lambda *_: TrivialHook())),
+            }
+            common.warm_up(lanes.values(), settings.warm_up)
+            return dict(zip(lanes, common.interleave_quiet(list(lanes.values()), rounds, settings.quiet_pieces).T, strict=True))
+
+    us = in_sets(measure, settings)
+    own = np.array([own_cost(TrivialHook()) for _ in us["trivial"]])
 
     def over(what, mine, base, bar, each=1, less=0.0):
         values = (us[mine] - us[base]) / each - less
@@ -192,17 +213,19 @@ def a2(peer, ours, settings):
     def with_python_hook(impl, model, directory):
         return [*hooks_h7(impl, model, directory), TrivialHook()]
 
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(common.workspace())
-        off, python, never = [
-            stack.enter_context(common.monitored_lane(ours, common.tiny, hooks, directory))
-            for hooks in (hooks_h7, with_python_hook, hooks_h7)
-        ]
-        lanes = {"off": off, "python": python, "never": never}
-        lanes |= {f"{name} on": lanes[name].with_loop(ours.profiled(lanes[name].loop)) for name in ("off", "python")}
-        common.warm_up(lanes.values(), settings.warm_up)
-        times = common.interleave_quiet(list(lanes.values()), settings.rounds, settings.quiet_pieces)
-    us = dict(zip(lanes, times.T, strict=True))
+    def measure(rounds):
+        with contextlib.ExitStack() as stack:
+            directory = stack.enter_context(common.workspace())
+            off, python, never = [
+                stack.enter_context(common.monitored_lane(ours, common.tiny, hooks, directory))
+                for hooks in (hooks_h7, with_python_hook, hooks_h7)
+            ]
+            lanes = {"off": off, "python": python, "never": never}
+            lanes |= {f"{name} on": lanes[name].with_loop(ours.profiled(lanes[name].loop)) for name in ("off", "python")}
+            common.warm_up(lanes.values(), settings.warm_up)
+            return dict(zip(lanes, common.interleave_quiet(list(lanes.values()), rounds, settings.quiet_pieces).T, strict=True))
+
+    us = in_sets(measure, settings)
 
     def over(what, mine, base, **bar):
         return row("A2", what, us[base], us[mine], us[mine] - us[base], unit="µs", **bar)
@@ -247,7 +270,7 @@ def b5a(peer, ours, settings):
             common.bare_lane(build) as bare,
             common.monitored_lane(ours, build, no_hooks, directory) as lane,
         ):
-            common.warm_up([bare, lane], settings.warm_up)
+            common.warm_up([bare, lane], settings.graph_warm_up)
             theirs, mine = common.interleave([bare, lane], settings.rounds, settings.graph_round_steps).T
         what = f"bare Session.run / MonitoredSession without hooks, {megabytes:g} MB fetched"
         rows.append(row("B5a", what, theirs, mine, theirs / mine, bar))
@@ -269,7 +292,7 @@ def _suite(budget, suite, hooks, peer, ours, settings):
     rows = []
     for name, build, bar in suite:
         progress(f"  {name}")
-        theirs, mine = compare(peer, ours, settings, build, HOOKS[hooks], settings.graph_round_steps)
+        theirs, mine = compare(peer, ours, settings, build, HOOKS[hooks], large=True)
         rows.append(row(budget, f"{name}, {hooks}", theirs, mine, theirs / mine, bar, low_end=LOW_END))
     return {"rows": rows}
 
@@ -288,12 +311,12 @@ def b7(peer, ours, settings):
             ("in this process, which no network lies before", [server.target for server in local], 1.8),
             ("in a process of its own", (one(), other()), 1.5),
         ):
-            theirs, mine = compare(peer, ours, settings, common.tiny, hooks_h7, settings.graph_round_steps, masters=masters)
+            theirs, mine = compare(peer, ours, settings, common.tiny, hooks_h7, large=True, masters=masters)
             rows.append(row("B7", f"tiny graph on a server {where}, H7", theirs, mine, theirs / mine, bar))
     with workers.parameter_servers(2) as (cluster, target):
         build = functools.partial(common.on_parameter_servers, common.tiny, cluster)
         for colocated, where in ((False, "on the chief"), (True, "beside the step")):
-            theirs, mine = compare(peer, ours, settings, build, hooks_h7, settings.graph_round_steps, masters=(target, target),
+            theirs, mine = compare(peer, ours, settings, build, hooks_h7, large=True, masters=(target, target),
                                    colocate_global_step_read=colocated)
             what = f"tiny graph on two parameter servers, H7, our read of the step {where}"
             rows.append(row("B7", what, theirs, mine, theirs / mine, 1.1))
