@@ -8,6 +8,7 @@ They know nothing of fasthooks. `Task.train` is where they take sessions and hoo
 
 import dataclasses
 import glob
+import itertools
 import json
 import os
 import sys
@@ -129,8 +130,9 @@ class Hooks:
         """How often each periodic tensor was computed until now."""
         return [int(value) for value in session._tf_sess().run(self._looks)]
 
-    def seen(self):
-        return {"python_hook": self.witness and self.witness.calls}
+    def ends(self):
+        """The first and the last of the Python hook's calls, which do not depend on what other tasks did meanwhile."""
+        return {"python_hook": self.witness and [self.witness.calls[0], self.witness.calls[-1]]}
 
 
 def saved(directory):
@@ -165,10 +167,10 @@ def between_graph(task):
             decisions.append(hooks.decisions(session)[0])  # by the number of runs; the others go by the global step
         while chief and session.run(look) < task.steps * task.trainers():
             time.sleep(0.02)
-    return {"results": sorted({str([describe(value)[:2] for value in one]) for one in results}),
-            "falling": all(one[1] >= two[1] for one, two in zip(results, results[1:], strict=False)),
+    return {**hooks.ends(), "results": sorted({str([describe(value)[:2] for value in one]) for one in results}),
+            "falling": all(one[1] >= two[1] for one, two in itertools.pairwise(results)),
             "decisions": decisions, "final": chief and describe(hooks.final.final_ops_values["loss"]),
-            "saved": chief and saved(task.dir), "python_hook": hooks.witness and [hooks.witness.calls[0], hooks.witness.calls[-1]]}
+            "saved": chief and saved(task.dir)}
 
 
 def sync_replicas(task):
@@ -193,8 +195,8 @@ def sync_replicas(task):
         while not session.should_stop():
             session.run(train_op)
             runs += 1
-    return {"runs": runs, "final": chief and describe(hooks.final.final_ops_values["loss"]), "saved": chief and saved(task.dir),
-            "python_hook": hooks.witness and [hooks.witness.calls[0], hooks.witness.calls[-1]]}
+    return {**hooks.ends(), "runs": runs, "final": chief and describe(hooks.final.final_ops_values["loss"]),
+            "saved": chief and saved(task.dir)}
 
 
 def _train(task, hooks, fetches, target, config, chief=True):
@@ -306,7 +308,7 @@ def estimator(task):
         tf.estimator.Estimator(model_fn, config=config),
         tf.estimator.TrainSpec(input_fn, max_steps=task.steps),
         tf.estimator.EvalSpec(input_fn, steps=2, start_delay_secs=0, throttle_secs=0))
-    told = {"python_hook": listed and listed[0].witness and [listed[0].witness.calls[0], listed[0].witness.calls[-1]]}
+    told = listed[0].ends() if listed else {}
     if task.job in ("chief", "evaluator"):
         kept = saved(task.dir)
         step, weights = kept["global_step"][2], kept["weights"][2]

@@ -294,8 +294,8 @@ def main(argv=None):
                     except Different as error:
                         result = f"FAIL: {error}"
                         failed += 1
-                print(f"{name:24}{'and one Python' if python_hook else 'stock':16}{way:10}{time.perf_counter() - begin:8.1f}  {result}",
-                      flush=True)
+                hooks = "and one Python" if python_hook else "stock"
+                print(f"{name:24}{hooks:16}{way:10}{time.perf_counter() - begin:8.1f}  {result}", flush=True)
                 if stock is None:
                     break
     return 1 if failed else 0
