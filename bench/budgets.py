@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if ROOT not in sys.path:
     sys.path.append(ROOT)  # at the end: an installed fasthooks is found first
 
-from bench import common, costs, estimators, everyday, feeds, forms, resources, starts, steps  # noqa: E402
+from bench import common, costs, estimators, everyday, feeds, forms, resources, servers, starts, steps  # noqa: E402
 from bench.settings import FULL, QUICK  # noqa: E402
 from bench.table import environment, format_environment, format_markdown, format_table, progress  # noqa: E402
 
@@ -32,7 +32,7 @@ BUDGETS = {
     "B5": steps.b5,
     "B5a": steps.b5a,
     "B6": steps.b6,
-    "B7": steps.b7,
+    "B7": servers.b7,
     "B8": estimators.b8,
     "B9": steps.b9,
     "B10": resources.b10,
@@ -48,7 +48,7 @@ BUDGETS = {
     "COST": costs.cost,
     "C1": everyday.c1,
 }
-NEEDS_WANDB = {"B1", "B2", "B3", "B4", "B5", "B6", "B10", "B17", "C1"}
+NEEDS_WANDB = {"B1", "B2", "B3", "B4", "B5", "B6", "B7", "B10", "B17", "C1"}
 NEEDS_ESTIMATOR = {"B8"}
 
 
@@ -128,7 +128,7 @@ def main(argv=None):
     print(format_markdown(rows) if args.markdown else format_table(rows))
     if args.quick:
         print(
-            f"--quick: {settings.rounds} rounds; larger graphs and gRPC {settings.graph_round_steps} steps a round (not "
+            f"--quick: {settings.rounds} rounds; larger graphs {settings.graph_round_steps} steps a round (not "
             f"every round has all triggers); memory over {settings.rss_steps[0]:,} to {settings.rss_steps[1]:,} steps and "
             f"{settings.fetch_sets:,} fetch sets."
         )

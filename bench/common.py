@@ -321,6 +321,16 @@ def many_variables(count):
     return _finish(tf.add_n([tf.reduce_sum(tf.square(w - 1.0)) for w in variables]), v1.train.AdamOptimizer(1e-3))
 
 
+def exchanged(megabytes, device=""):
+    """A step that is fed an array of so many megabytes, which the loop fetches again from `device`; `tiny` beside it."""
+    model = tiny()
+    array = np.random.default_rng(1).random(int(megabytes * 1e6 / 4), np.float32)
+    x = v1.placeholder(tf.float32, array.shape)
+    with v1.device(device):
+        there = x * 2.0
+    return dataclasses.replace(model, train_op=[there, model.train_op], feeds=[{x: array}])
+
+
 def fetched(megabytes):
     """A step that computes an array of so many megabytes, which the loop fetches."""
     array = v1.get_variable("array", initializer=tf.ones([int(megabytes * 1e6 / 4)])) * 2.0

@@ -12,12 +12,14 @@ class Settings:
       round_steps: steps per lane and round; 1,000 holds one full period of every trigger.
       warm_up: steps per lane before the first round; until step 1,000 and often some thousand more fasthooks tries ways to run a
         step, since TensorFlow's pool has found its order of the step's ops only then.
-      graph_warm_up: the same for the larger graphs of B6 and B18 and for gRPC.
+      graph_warm_up: the same for the larger graphs of B6 and B18.
       settled_steps: the same, before the rounds of a long training; triggers of every 1,000 steps have come 120 times by 125,000.
       sets: how many sets of sessions share the rounds where small differences between sessions are measured.
       quiet_pieces: stretches of 70 quiet steps per lane and round.
       trigger_pieces: periods of 100 steps per lane and round, whose triggers are measured.
-      graph_round_steps: `round_steps` for the larger graphs of B6 and B18 and for gRPC.
+      graph_round_steps: `round_steps` for the larger graphs of B6 and B18.
+      server_hooks, server_megabytes: how many hooks, and how large arrays, B7 measures with.
+      server_warm_up, server_steps, server_array_steps: steps per lane before the first round, and in a round, of B7.
       variables: how many Adam updates in B18.
       estimator_steps: steps of B8 in each training, after as many that are not measured.
       rss_steps: the two steps between which memory is compared.
@@ -40,6 +42,11 @@ class Settings:
     quiet_pieces: int = 10
     trigger_pieces: int = 10
     graph_round_steps: int = 1000
+    server_hooks: tuple = (0, 3, 8)
+    server_megabytes: tuple = (0.4, 4, 16)
+    server_warm_up: int = 150
+    server_steps: int = 200
+    server_array_steps: int = 20
     variables: int = 200
     estimator_steps: int = 1000
     rss_steps: tuple = (100_000, 1_000_000)
@@ -63,6 +70,8 @@ QUICK = Settings(
     sets=5,
     quiet_pieces=5,
     graph_round_steps=200,
+    server_steps=100,
+    server_array_steps=10,
     rss_steps=(20_000, 100_000),
     fetch_sets=1000,
     import_repeats=3,
@@ -79,6 +88,11 @@ TINY = Settings(
     quiet_pieces=1,
     trigger_pieces=1,
     graph_round_steps=10,
+    server_hooks=(3,),
+    server_megabytes=(0.4,),
+    server_warm_up=5,
+    server_steps=10,
+    server_array_steps=2,
     variables=5,
     estimator_steps=10,
     rss_steps=(50, 100),

@@ -1,4 +1,4 @@
-"""Budgets of the step, in the loop users write: A2, B1 to B7, B9, B16 to B18."""
+"""Budgets of the step, in the loop users write: A2, B1 to B6, B9, B16 to B18."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from bench import common, workers
+from bench import common
 from bench.common import hooks_h7, hooks_h8, no_hooks, v1
 from bench.table import progress, row
 
@@ -15,10 +15,16 @@ HOOKS = {"H7": hooks_h7, "H8": hooks_h8}
 
 
 @contextlib.contextmanager
-def compared(peer, ours, build, hooks, masters=("", ""), config=None, **options):
-    """Two lanes: the peer's session with the peer's hooks, and ours, which is made with `options`, with ours."""
+def compared(peer, ours, build, hooks, masters=("", ""), config=None, wandb=False, **options):
+    """Two lanes: the peer's session with the peer's hooks, and ours, which is made with `options`, with ours.
+
+    Args:
+      build, hooks, config: of both lanes.
+      masters: the peer's and ours.
+      wandb: whether the hooks need a run of wandb; that `hooks_h8` do is known.
+    """
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(common.workspace(wandb=hooks is hooks_h8))
+        directory = stack.enter_context(common.workspace(wandb=wandb or hooks is hooks_h8))
         yield [
             stack.enter_context(
                 common.monitored_lane(impl, build, hooks, directory, master=master, config=config, **more)
@@ -27,18 +33,20 @@ def compared(peer, ours, build, hooks, masters=("", ""), config=None, **options)
         ]
 
 
-def compare(peer, ours, settings, build, hooks, large=False, **options):
+def compare(peer, ours, settings, build, hooks, steps=None, warm_up=None, **others):
     """Measures two lanes that `compared` makes.
 
     Args:
-      large: the graph's steps are long, or a network lies before them: fewer are made.
+      steps: per lane and round, if not `settings.round_steps`.
+      warm_up: steps before the first round, if not `settings.warm_up`.
+      others: as `compared`.
 
     Returns:
       Two arrays of µs per step, one value per round: peer's and ours'.
     """
-    with compared(peer, ours, build, hooks, **options) as lanes:
-        common.warm_up(lanes, settings.graph_warm_up if large else settings.warm_up)
-        return common.interleave(lanes, settings.rounds, settings.graph_round_steps if large else settings.round_steps).T
+    with compared(peer, ours, build, hooks, **others) as lanes:
+        common.warm_up(lanes, warm_up or settings.warm_up)
+        return common.interleave(lanes, settings.rounds, steps or settings.round_steps).T
 
 
 def in_stages(lanes, settings):
@@ -292,7 +300,7 @@ def _suite(budget, suite, hooks, peer, ours, settings):
     rows = []
     for name, build, bar in suite:
         progress(f"  {name}")
-        theirs, mine = compare(peer, ours, settings, build, HOOKS[hooks], large=True)
+        theirs, mine = compare(peer, ours, settings, build, HOOKS[hooks], settings.graph_round_steps, settings.graph_warm_up)
         rows.append(row(budget, f"{name}, {hooks}", theirs, mine, theirs / mine, bar, low_end=LOW_END))
     return {"rows": rows}
 
@@ -300,27 +308,6 @@ def _suite(budget, suite, hooks, peer, ours, settings):
 def b6(peer, ours, settings):
     """Larger graphs with H8; the lower end of the 95% interval counts too."""
     return _suite("B6", SUITE, "H8", peer, ours, settings)
-
-
-def b7(peer, ours, settings):
-    """Sessions on servers of this process and of others, and of a cluster; the variables of each are apart."""
-    rows = []
-    local = [common.tf.distribute.Server.create_local_server() for _ in range(2)]
-    with workers.listening("server") as one, workers.listening("server") as other:  # in one process gRPC is bypassed
-        for where, masters, bar in (
-            ("in this process, which no network lies before", [server.target for server in local], 1.8),
-            ("in a process of its own", (one(), other()), 1.5),
-        ):
-            theirs, mine = compare(peer, ours, settings, common.tiny, hooks_h7, large=True, masters=masters)
-            rows.append(row("B7", f"tiny graph on a server {where}, H7", theirs, mine, theirs / mine, bar))
-    with workers.parameter_servers(2) as (cluster, target):
-        build = functools.partial(common.on_parameter_servers, common.tiny, cluster)
-        for colocated, where in ((False, "on the chief"), (True, "beside the step")):
-            theirs, mine = compare(peer, ours, settings, build, hooks_h7, large=True, masters=(target, target),
-                                   colocate_global_step_read=colocated)
-            what = f"tiny graph on two parameter servers, H7, our read of the step {where}"
-            rows.append(row("B7", what, theirs, mine, theirs / mine, 1.1))
-    return {"rows": rows}
 
 
 def b9(peer, ours, settings):

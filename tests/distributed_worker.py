@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import threading
+import types
 from unittest import mock
 
 import tensorflow as tf
@@ -63,8 +64,8 @@ class LogEvents(logging.Handler):
 class Watch(v1.train.SessionRunHook):
     """Tells when a session is created, and what the parameter server and the last checkpoint then hold.
 
-    It takes no part in steps: over a network, hooks in plain Python that do rule prepared runs out. After a recovery
-    workers wait until they are to train to the end, so that nobody changes what the chief restored before it is seen.
+    It is in plain Python, and looks at every step. After a recovery workers wait until they are to train to the end, so that
+    nobody changes what the chief restored before it is seen.
     """
 
     def __init__(self, link, model, task):
@@ -73,6 +74,7 @@ class Watch(v1.train.SessionRunHook):
         self._task = task
         self.created = 0
         self.updates = 0  # since the last creation
+        self.metadata_bytes = 0
 
     def after_create_session(self, session, coord):
         self.created += 1
@@ -84,6 +86,9 @@ class Watch(v1.train.SessionRunHook):
         self._link.tell("created", **found)
         if self.created > 1 and self._task["job"] == "worker":
             self._link.to_the_end.wait()
+
+    def after_run(self, run_context, run_values):
+        self.metadata_bytes += run_values.run_metadata.ByteSize()
 
 
 def _numbers(values):
@@ -125,13 +130,16 @@ class Model:
 
 
 def implementation(name):
-    """Returns what has the sessions and hooks of "stock", "ours" or "patched"."""
+    """Returns what has the sessions and hooks of "stock", "ours", "adopted" or "patched"."""
     if name == "stock":
         return v1.train
     import fasthooks
 
     if name == "ours":
         return fasthooks
+    if name == "adopted":
+        ours = {hook: getattr(fasthooks, hook) for hook in ("NanTensorHook", "StopAtStepHook", "GlobalStepWaiterHook")}
+        return types.SimpleNamespace(**{**vars(v1.train), **ours})
     fasthooks.patch()
     assert fasthooks.patched()
     return v1.train
@@ -153,6 +161,7 @@ def train(link, task, cluster, server):
     # Without a filter a new session waits for all tasks of the cluster, also for those that have left.
     config = v1.ConfigProto(device_filters=["/job:ps", f"/job:{task['job']}/task:{task['index']}"])
     step = told = 0
+    held = None
     with api.MonitoredTrainingSession(
             server.target, is_chief, task["dir"] if is_chief else None, hooks=hooks,
             # The first of all hooks: it sees what was restored before the saver hook saves it again.
@@ -163,11 +172,15 @@ def train(link, task, cluster, server):
         while not session.should_stop():
             # At the limit it only looks at the step: what the test does meanwhile happens during a run, and before the
             # end, however fast the machine is.
-            if step < link.limit:
+            limit = link.limit
+            if step < limit:
                 step = int(session.run(model.train))
                 watch.updates += 1
             else:
                 step = int(session.run(model.look))
+                if held != limit:
+                    held = limit
+                    link.tell("held", limit=limit)
             if told < watch.created:
                 told = watch.created
                 link.tell("ran", created=told, step=step)
@@ -176,7 +189,8 @@ def train(link, task, cluster, server):
         from fasthooks.step import _plan
 
         ours["runs"] = _plan.totals()
-    link.tell("end", updates=watch.updates, created=watch.created, **_numbers(final.final_ops_values), **ours)
+    link.tell("end", updates=watch.updates, created=watch.created, metadata_bytes=watch.metadata_bytes,
+              **_numbers(final.final_ops_values), **ours)
 
 
 def main(connection, task):
@@ -187,7 +201,7 @@ def main(connection, task):
       task: A dict with
         cluster: Dict of job to list of addresses.
         job, index: Which task of the cluster this is.
-        impl: "stock", "ours" or "patched".
+        impl: As `implementation`.
         dir: Directory of the checkpoints.
         stderr: File that gets what TensorFlow's runtime writes to standard error.
         target: Global step at which to stop.

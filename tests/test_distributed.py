@@ -145,6 +145,7 @@ class Cluster:
         for task in tasks:
             task.process.join(PATIENCE)
             assert task.process.exitcode == 0, str(task)
+        assert not any(end["metadata_bytes"] for end in ends)
         if self.impl != "stock":
             # Tests nothing if the steps do not take the way that is tested.
             for end in ends:
@@ -195,7 +196,11 @@ def first_process():
     assert process.exitcode == 0
 
 
-@pytest.fixture(params=["stock", "ours", "patched"])
+IMPLS = ["stock", "ours", "patched"]
+with_adopted = pytest.mark.parametrize("cluster", [*IMPLS, "adopted"], indirect=True)
+
+
+@pytest.fixture(params=IMPLS)
 def cluster(request, tmp_path):
     """A Cluster of each implementation. No process of it is left afterwards."""
     before = descendants()
@@ -258,6 +263,7 @@ def test_global_step_waiter(cluster):
     assert late.logs().count(waiting) == 1
 
 
+@with_adopted
 def test_parameter_server_is_killed(cluster):
     """All recover from the last checkpoint, to the very values in it, and go on to the target step."""
     tasks = chief, *_ = cluster.start_all()
@@ -285,6 +291,7 @@ def test_parameter_server_is_killed(cluster):
             assert restored["step"] <= steps[-1] <= end["step"]
 
 
+@with_adopted
 def test_worker_is_killed_and_replaced(cluster):
     """The others do not notice; the new one joins them."""
     chief, other, lost = cluster.start_all()
@@ -299,6 +306,31 @@ def test_worker_is_killed_and_replaced(cluster):
     assert all(end["created"] == 1 for end in ends)
     if cluster.impl == "ours":
         assert all(end["recoveries"] == 0 for end in ends)
+
+
+@with_adopted
+def test_chief_is_killed_and_restarted(cluster):
+    """The new one restores the last checkpoint, which takes back what the workers did since; all go on from there."""
+    chief, *workers = tasks = cluster.start_all()
+    cluster.train(*tasks, to=TARGET // 2)
+    for task in tasks:
+        cluster.wait(task, lambda task: task.find("held")["limit"] == TARGET // 2)
+    # Nor do they train when the step has gone back.
+    cluster.train(*workers, to=0)
+    for task in workers:
+        cluster.wait(task, lambda task: task.find("held")["limit"] == 0)
+    chief.kill()
+    new = cluster.start("chief")
+    cluster.wait(new, lambda task: task.find("ran"))
+    restored = new.find("created")
+    assert restored["saved"]["step"] >= TARGET // 2 - SAVE_STEPS
+    assert {name: restored[name] for name in restored["saved"]} == restored["saved"]
+    ends = cluster.finish(new, *workers)
+    assert all(end["created"] == 1 for end in ends)
+    # Saving while others train, TensorFlow may catch a step without its weight, or the other way round.
+    last = max(ends, key=lambda end: end["step"])
+    assert last["step"] - restored["step"] == restored["weight"] - last["weight"]
+    assert TARGET <= cluster.saved()["step"] <= ends[0]["step"]
 
 
 def test_chief_leaves_first(cluster):
