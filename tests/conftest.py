@@ -19,8 +19,7 @@ del session_ops.TensorHandle.__del__
 
 _stock_records = {}
 
-if _live.is_debug_build():
-    gc.freeze()  # TensorFlow's own objects are not looked through after each test
+gc.freeze()  # TensorFlow's own objects are not looked through by each collection
 
 
 @contextlib.contextmanager
