@@ -45,7 +45,7 @@ def _accelerated(stock: Any) -> Any:
 
 
 # TensorFlow's class -> ours.
-CLASSES = {stock: _accelerated(stock) for stock in (session_lib.Session, session_lib.InteractiveSession)}
+CLASSES: dict[Any, Any] = {stock: _accelerated(stock) for stock in (session_lib.Session, session_lib.InteractiveSession)}
 
 
 def _drop_plans(session):
