@@ -25,30 +25,3 @@ from tensorflow.python.training.monitored_session import (
     _HookedSession,
 )
 from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunContext, SessionRunHook, SessionRunValues
-
-__all__ = [
-    "CheckpointSaverHook",
-    "CheckpointSaverListener",
-    "ChiefSessionCreator",
-    "FeedFnHook",
-    "FinalOpsHook",
-    "GlobalStepWaiterHook",
-    "LoggingTensorHook",
-    "MonitoredSession",
-    "NanLossDuringTrainingError",
-    "NanTensorHook",
-    "ProfilerHook",
-    "Scaffold",
-    "SecondOrStepTimer",
-    "SessionCreator",
-    "SessionRunArgs",
-    "SessionRunContext",
-    "SessionRunHook",
-    "SessionRunValues",
-    "SingularMonitoredSession",
-    "StepCounterHook",
-    "StopAtStepHook",
-    "SummarySaverHook",
-    "WorkerSessionCreator",
-    "_HookedSession",
-]

@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+from typing_extensions import Self
+
 from fasthooks.tensorflow_train import _HookedSession
 from fasthooks.types import Report
 
 # Travels through TensorFlow's chain in the place of `fetches`.
 class Envelope:
-    def __init__(self, fetches: Any, hooks: Any, error: Exception | None) -> None: ...
+    def __new__(cls, fetches: Any, hooks: Any, error: Exception | None) -> Self: ...
 
 # Belongs to one hooked session, ours or TensorFlow's own.
 class StepRunner:
     @property
     def scheduling(self) -> str: ...
-    def __init__(self, scheduling: str = "auto") -> None: ...
+    def __new__(cls, scheduling: str = "auto") -> Self: ...
     def report(self) -> Report: ...
 
 class HookedSessionBase:

@@ -11,7 +11,8 @@ class RunContextBase(Counted):
     _session: Any
     _stop_requested: Any
 
-class SessionRunContext(RunContextBase, tensorflow_train.SessionRunContext): ...
+class SessionRunContext(RunContextBase, tensorflow_train.SessionRunContext):
+    def __copy__(self) -> tensorflow_train.SessionRunContext: ...
 
 # The options and the metadata of one run.
 class RunProtos: ...
