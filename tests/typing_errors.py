@@ -42,7 +42,7 @@ with fh.MonitoredSession() as session:
     session.reprot()  # attr-defined, reportAttributeAccessIssue
     session.run_witout_hooks("train")  # attr-defined, reportAttributeAccessIssue
     session.run("train", feeds={})  # call-arg, reportCallIssue
-    print(session.report()["step"])  # typeddict-item, reportTypedDictNotRequiredAccess
+    print(session.report()["step"])  # typeddict-item, reportGeneralTypeIssues
 fh.SingularMonitoredSession().raw_sesion()  # attr-defined, reportAttributeAccessIssue
 fh.MonitoredTrainingSession().reprot()  # attr-defined, reportAttributeAccessIssue
 print(fh.Every(fh.SessionRunHook(), steps=3).hok)  # attr-defined, reportAttributeAccessIssue

@@ -105,7 +105,7 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
     the step is past the last row's.
     """
 
-    def __init__(self, summary_op: Any = None, steps_per_log: Any = 1000, history: Any = None) -> None:
+    def __init__(self, summary_op: Any = None, steps_per_log: int = 1000, history: Any = None) -> None:
         import_wandb()
         if isinstance(steps_per_log, bool) or not isinstance(steps_per_log, int) or steps_per_log <= 0:
             raise ValueError(f"steps_per_log must be a positive int; got {steps_per_log!r}.")
