@@ -64,6 +64,7 @@ from fasthooks.types import SessionProfile as SessionProfile
 from fasthooks.types import TimeRow as TimeRow
 
 __version__: str
+_NO_TENSORFLOW: str
 
 __all__ = [
     "AsyncCheckpointSaverHook",

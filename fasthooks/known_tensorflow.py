@@ -174,7 +174,8 @@ def check() -> None:
     """
     version = _version()
     if _release(version) < _OLDEST:
-        raise ImportError(f"fasthooks needs TensorFlow 2.15 to 2.22, and this is {version}.")
+        raise ImportError(f"fasthooks needs TensorFlow 2.15 to 2.22, and this is {version}: pip install --upgrade "
+                          "'tensorflow>=2.15,<2.23', or tensorflow-cpu if you have that.")
     _warn(_finding())
 
 
@@ -206,7 +207,8 @@ def _finding():
         parts.append(f"it has changed {', '.join(sorted(changed))}")
     if unreadable:
         parts.append(f"it has no source files by which {', '.join(sorted(unreadable))} could be verified")
-    return " and ".join(parts) + "; what stands on that is left to TensorFlow" if parts else ""
+    advice = "; what stands on that is left to TensorFlow, at its speed. Releases of TensorFlow 2.15 to 2.22 have none of this"
+    return " and ".join(parts) + advice if parts else ""
 
 
 def _warn(finding):

@@ -144,6 +144,28 @@ def test_without_tensorflow_one_line_says_what_to_install(use):
     )
 
 
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_the_command_line_without_tensorflow(tmp_path, option):
+    # The standard library, and a directory with this package alone.
+    (tmp_path / "fasthooks").symlink_to(PACKAGE)
+    (tmp_path / "fasthooks-7.8.9.dist-info").mkdir()
+    (tmp_path / "fasthooks-7.8.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: fasthooks\nVersion: 7.8.9\n")
+    program = "import sys; sys.path.append(sys.argv.pop()); from fasthooks.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program, option, str(tmp_path)], capture_output=True, text=True,
+                          timeout=60, env={"COLUMNS": "300"})
+    assert (done.returncode, done.stderr) == (0, "")
+    if option == "--version":
+        assert done.stdout.startswith("fasthooks 7.8.9, no TensorFlow, Python 3.")
+    else:
+        assert "fasthooks needs TensorFlow 2.15 to 2.22: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'." in done.stdout
+
+
+def test_versions_for_a_report_of_a_bug():
+    done = subprocess.run([sys.executable, "-m", "fasthooks", "--version"], capture_output=True, text=True, timeout=60)
+    told = rf"fasthooks {re.escape(fh.__version__)}, .*tensorflow\S* {re.escape(tf.__version__)}, Python \S+, \S+\n"
+    assert (done.returncode, done.stderr) == (0, "") and re.fullmatch(told, done.stdout)
+
+
 def test_a_broken_tensorflow_is_not_taken_for_a_missing_one(tmp_path):
     (tmp_path / "tensorflow.py").write_text("import something_that_is_not_there\n")
     done = run_python(f"""
