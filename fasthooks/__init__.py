@@ -67,9 +67,11 @@ def __getattr__(name: str) -> _Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     elif _importlib_util.find_spec("tensorflow") is None:
         raise ImportError(_NO_TENSORFLOW)
-    else:
+    elif name in _HOMES:
         _importlib.import_module("fasthooks.known_tensorflow").check()
-        value = getattr(_importlib.import_module(_HOMES[name]), name) if name in _HOMES else _importlib.import_module(module)
+        value = getattr(_importlib.import_module(_HOMES[name]), name)
+    else:
+        value = _importlib.import_module(module)
     globals()[name] = value
     return value
 

@@ -303,7 +303,7 @@ def test_an_old_tensorflow(tmp_path):
     assert (done.returncode, done.stdout) == (0, "2.11.0\n")
     assert done.stderr == (
         "fasthooks: not patched: ImportError: fasthooks needs TensorFlow 2.15 to 2.22, and this is 2.11.0: "
-        "pip install --upgrade 'tensorflow>=2.15,<2.23', or tensorflow-cpu if you have that.\n")
+        "pip install --upgrade 'tensorflow>=2.15,<2.23', or tensorflow-cpu if you have that.")
 
 
 def test_a_compiled_script(tmp_path):
