@@ -11,12 +11,16 @@ build puts its C beside the .pyx files (git ignores it there): that is where cov
 """
 
 import os
+import shlex
+import shutil
+import sysconfig
 from pathlib import Path
 
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext as setuptools_build_ext
+from setuptools.errors import PlatformError
 
 
 def switch(name: str) -> bool:
@@ -40,10 +44,22 @@ if TRACE:
     MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
 
 
+def check_tools(include_dirs: list[str]) -> None:
+    """Raises PlatformError, whose message is the last line of the build, where nothing can be compiled."""
+    compiler = (shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "") or ["cc"])[0]
+    if shutil.which(compiler) is None:
+        raise PlatformError(f"fasthooks is compiled, and there is no C compiler {compiler!r}: install one (Debian, Ubuntu: apt "
+                            "install build-essential; Fedora: dnf install gcc; macOS: xcode-select --install) or set CC")
+    if not any(Path(directory, "Python.h").exists() for directory in include_dirs):
+        raise PlatformError(f"fasthooks is compiled, and there is no Python.h in {', '.join(include_dirs)}: install Python's "
+                            "headers (Debian, Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)")
+
+
 class build_ext(setuptools_build_ext):
     """Runs Cython only when extensions are really built: metadata and the sdist see the .pyx files."""
 
     def run(self) -> None:
+        check_tools(self.include_dirs)
         translated = cythonize(
             self.extensions,
             build_dir=None if TRACE else f"{BUILD_BASE}/cython",

@@ -56,6 +56,7 @@ _NAMES = {
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOMES)
+_NO_TENSORFLOW = "fasthooks needs TensorFlow 2.15 to 2.22: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'"
 
 
 def __getattr__(name: str) -> _Any:
@@ -65,7 +66,7 @@ def __getattr__(name: str) -> _Any:
     elif name not in _HOMES and module not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     elif _importlib_util.find_spec("tensorflow") is None:
-        raise ImportError("fasthooks needs TensorFlow 2.15 to 2.22: pip install 'fasthooks[cpu]' or 'fasthooks[gpu]'")
+        raise ImportError(_NO_TENSORFLOW)
     elif name in _HOMES:
         _importlib.import_module("fasthooks.known_tensorflow").check()
         value = getattr(_importlib.import_module(_HOMES[name]), name)

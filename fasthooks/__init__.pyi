@@ -1,16 +1,5 @@
 """The public names; `__init__.py` says where they come from at run time."""
 
-from tensorflow.compat.v1.train import CheckpointSaverListener as CheckpointSaverListener
-from tensorflow.compat.v1.train import ChiefSessionCreator as ChiefSessionCreator
-from tensorflow.compat.v1.train import NanLossDuringTrainingError as NanLossDuringTrainingError
-from tensorflow.compat.v1.train import Scaffold as Scaffold
-from tensorflow.compat.v1.train import SessionCreator as SessionCreator
-from tensorflow.compat.v1.train import SessionRunArgs as SessionRunArgs
-from tensorflow.compat.v1.train import SessionRunContext as SessionRunContext
-from tensorflow.compat.v1.train import SessionRunHook as SessionRunHook
-from tensorflow.compat.v1.train import SessionRunValues as SessionRunValues
-from tensorflow.compat.v1.train import WorkerSessionCreator as WorkerSessionCreator
-
 from fasthooks.hook_cost import HookCost as HookCost
 from fasthooks.hook_cost import HookCostFixture as HookCostFixture
 from fasthooks.hooks.async_checkpoint import AsyncCheckpointSaverHook as AsyncCheckpointSaverHook
@@ -57,6 +46,16 @@ from fasthooks.reporting import report as report
 from fasthooks.session import MonitoredSession as MonitoredSession
 from fasthooks.session import MonitoredTrainingSession as MonitoredTrainingSession
 from fasthooks.session import SingularMonitoredSession as SingularMonitoredSession
+from fasthooks.tensorflow_train import CheckpointSaverListener as CheckpointSaverListener
+from fasthooks.tensorflow_train import ChiefSessionCreator as ChiefSessionCreator
+from fasthooks.tensorflow_train import NanLossDuringTrainingError as NanLossDuringTrainingError
+from fasthooks.tensorflow_train import Scaffold as Scaffold
+from fasthooks.tensorflow_train import SessionCreator as SessionCreator
+from fasthooks.tensorflow_train import SessionRunArgs as SessionRunArgs
+from fasthooks.tensorflow_train import SessionRunContext as SessionRunContext
+from fasthooks.tensorflow_train import SessionRunHook as SessionRunHook
+from fasthooks.tensorflow_train import SessionRunValues as SessionRunValues
+from fasthooks.tensorflow_train import WorkerSessionCreator as WorkerSessionCreator
 from fasthooks.types import HookRow as HookRow
 from fasthooks.types import PlanReport as PlanReport
 from fasthooks.types import ProfileReport as ProfileReport
@@ -64,5 +63,70 @@ from fasthooks.types import Report as Report
 from fasthooks.types import SessionProfile as SessionProfile
 from fasthooks.types import TimeRow as TimeRow
 
-__all__: list[str]
 __version__: str
+_NO_TENSORFLOW: str
+
+__all__ = [
+    "AsyncCheckpointSaverHook",
+    "BestCheckpoints",
+    "CSVSink",
+    "CheckpointSaverHook",
+    "CheckpointSaverListener",
+    "ChiefSessionCreator",
+    "EarlyStopping",
+    "EvaluationHook",
+    "EventSink",
+    "Every",
+    "FeedFnHook",
+    "FinalOpsHook",
+    "FunctionHook",
+    "GlobalStepWaiterHook",
+    "HookCost",
+    "HookCostFixture",
+    "HookRow",
+    "JSONLSink",
+    "LambdaHook",
+    "LoggingTensorHook",
+    "MetricsHook",
+    "MonitoredSession",
+    "MonitoredTrainingSession",
+    "NanLossDuringTrainingError",
+    "NanTensorHook",
+    "PlanReport",
+    "Profile",
+    "ProfileReport",
+    "ProfilerHook",
+    "ProgressHook",
+    "Report",
+    "SaveOnSignalHook",
+    "Scaffold",
+    "SecondOrStepTimer",
+    "SessionCreator",
+    "SessionProfile",
+    "SessionRunArgs",
+    "SessionRunContext",
+    "SessionRunHook",
+    "SessionRunValues",
+    "SingularMonitoredSession",
+    "Sink",
+    "StepCounterHook",
+    "StopAtStepHook",
+    "SummarySaverHook",
+    "TimeLimitHook",
+    "TimeRow",
+    "WandbHook",
+    "WandbSink",
+    "WorkerSessionCreator",
+    "accelerate",
+    "adopt",
+    "aligned_copy",
+    "aligned_empty",
+    "best_checkpoint",
+    "every",
+    "patch",
+    "patched",
+    "profile",
+    "report",
+    "unpatch",
+    "warn_slow_hooks",
+]

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import fasthooks
+from fasthooks.types import Scheduling
 
 _WARM_UP_STEPS = 300  # fasthooks needs 120 runs until it may time how to schedule a step, and some 40 to do it
 _BLOCKS = 5
@@ -67,7 +68,7 @@ class HookCostFixture(Protocol):
     def __call__(self, make_hook: Callable[[], Any], *, model: Callable[[], Any] = tiny_model,
                  beside: Callable[[], Sequence[Any]] | None = None, steps: int = 100, max_us: float | None = None,
                  session: Literal["fasthooks", "tensorflow"] = "fasthooks",
-                 scheduling: Literal["auto", "pool", "inline"] | None = None) -> HookCost:
+                 scheduling: Scheduling | None = None) -> HookCost:
         """Measures a hook; once in a test.
 
         All functions are called with the graph of their session as the default graph, before the session is made, and anew for
@@ -113,8 +114,9 @@ class Measurement:
     """
 
     def __init__(self, make_hook: Callable[[], Any], *, model: Callable[[], Any] = tiny_model,
-                 beside: Callable[[], Sequence[Any]] | None = None, steps: int = 100, session: str = "fasthooks",
-                 scheduling: str | None = None) -> None:
+                 beside: Callable[[], Sequence[Any]] | None = None, steps: int = 100,
+                 session: Literal["fasthooks", "tensorflow"] = "fasthooks",
+                 scheduling: Scheduling | None = None) -> None:
         if not callable(make_hook):
             raise TypeError(f"make_hook must be a function that returns a hook; got {make_hook!r}.")
         if type(steps) is not int:
@@ -130,7 +132,7 @@ class Measurement:
         self._beside = beside or tuple
         self.steps = steps
         self._session = session
-        self._scheduling = scheduling or ("inline" if model is tiny_model else "auto")
+        self._scheduling: Scheduling = scheduling or ("inline" if model is tiny_model else "auto")
         self._rounds: list[np.ndarray] = []
 
     def __enter__(self) -> "Measurement":

@@ -163,6 +163,14 @@ def is_name_known(module: str, name: str) -> bool:
     return name != "" and name not in unknown()
 
 
+def refuse_old() -> None:
+    """Raises ImportError if this TensorFlow is too old, before anything else fails for it."""
+    version = _version()
+    if _release(version) < _OLDEST:
+        raise ImportError(f"fasthooks needs TensorFlow 2.15 to 2.22, and this is {version}: pip install --upgrade "
+                          "'tensorflow>=2.15,<2.23', or tensorflow-cpu if you have that.")
+
+
 def check() -> None:
     """Is called when a public name is first used.
 
@@ -172,9 +180,7 @@ def check() -> None:
     Warns:
       RuntimeWarning: Some of its code is not known.
     """
-    version = _version()
-    if _release(version) < _OLDEST:
-        raise ImportError(f"fasthooks needs TensorFlow 2.15 to 2.22, and this is {version}.")
+    refuse_old()
     _warn(_finding())
 
 
@@ -206,7 +212,8 @@ def _finding():
         parts.append(f"it has changed {', '.join(sorted(changed))}")
     if unreadable:
         parts.append(f"it has no source files by which {', '.join(sorted(unreadable))} could be verified")
-    return " and ".join(parts) + "; what stands on that is left to TensorFlow" if parts else ""
+    advice = "; what stands on that is left to TensorFlow, at its speed. Releases of TensorFlow 2.15 to 2.22 have none of this"
+    return " and ".join(parts) + advice if parts else ""
 
 
 def _warn(finding):

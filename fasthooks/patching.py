@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session
-from tensorflow.python.training.session_run_hook import SessionRunHook
 
 from fasthooks import global_step, known_tensorflow, plain_session
 from fasthooks.step import _chain
+from fasthooks.tensorflow_train import SessionRunHook
 from fasthooks.triggers import _guard
 
 _lock = threading.RLock()
@@ -63,13 +63,13 @@ class Replacement:
     original: Any = None  # TensorFlow's own; None: ours was never put in its place
     installed = False  # ours stands on the class, or did until somebody put another there
 
-    def __init__(self, cls, function):
+    def __init__(self, cls: type, function: Callable[..., Any]) -> None:
         self.cls = cls
         self.function = function
         self.method = function.__name__
         self.name = f"{cls.__module__}.{cls.__qualname__}.{self.method}"
 
-    def install(self):
+    def install(self) -> None:
         """Puts ours in the place of TensorFlow's own; leaves what another package has put there."""
         current = getattr(self.cls, self.method)
         if _guard.is_own_method(self.cls, self.method, current, sys.modules[self.cls.__module__]):
@@ -79,24 +79,24 @@ class Replacement:
             setattr(self.cls, self.method, self.function)
             self.installed = True
 
-    def stands(self):
+    def stands(self) -> bool:
         """Returns whether ours stands on the class: a program that saved what was there before may have put that back."""
         return getattr(self.cls, self.method) is self.function
 
-    def restore(self):
+    def restore(self) -> None:
         """Puts TensorFlow's own back, unless somebody has put another over ours."""
         if self.stands():
             setattr(self.cls, self.method, self.original)
             self.installed = False
 
 
-def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
+def run(self: Any, fetches: Any, feed_dict: Any = None, options: Any = None, run_metadata: Any = None) -> Any:
     if _serves_all or (_serves_ours and _chain.holds_instance(self, OurHook)):
         return _chain.run_hooked(self, fetches, feed_dict, options, run_metadata, _run.original)
     return _run.original(self, fetches, feed_dict, options, run_metadata)
 
 
-def close(self):
+def close(self: Any) -> Any:
     try:
         return _close.original(self)
     finally:
@@ -154,14 +154,14 @@ def _update():
 class OurHook(SessionRunHook):
     """Base of all our hooks: a session of TensorFlow's own whose hooks list holds one runs compiled steps."""
 
-    def begin(self):
+    def begin(self) -> None:
         """Called before the session is made; see `tf.compat.v1.train.SessionRunHook`."""
         if _may_adopt and not (_serves_ours and _run.stands()):
             _meet_hook()
         super().begin()
 
 
-def meet_late_hook():
+def meet_late_hook() -> None:
     """Is called by our hooks in `before_run`: one that joins the list of a living session is told nothing earlier."""
     if _may_adopt and not _has_hooks:
         _meet_hook()

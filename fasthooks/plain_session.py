@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.platform import tf_logging as logging
+from tensorflow.python.training import monitored_session
 
 from fasthooks.step import _prepared
 
@@ -45,7 +46,7 @@ def _accelerated(stock: Any) -> Any:
 
 
 # TensorFlow's class -> ours.
-CLASSES = {stock: _accelerated(stock) for stock in (session_lib.Session, session_lib.InteractiveSession)}
+CLASSES: dict[Any, Any] = {stock: _accelerated(stock) for stock in (session_lib.Session, session_lib.InteractiveSession)}
 
 
 def _drop_plans(session):
@@ -81,7 +82,9 @@ def accelerate(session: Any) -> Any:
       TypeError: `session` is no session of TensorFlow's client; for monitored sessions there is `fasthooks.patch`.
     """
     if not isinstance(session, session_lib.SessionInterface):
-        raise TypeError(f"session must be a tf.compat.v1.Session or InteractiveSession; got {session!r}.")
+        monitored = isinstance(session, monitored_session._MonitoredSession)
+        why = "; for monitored sessions there is fasthooks.patch(), and ours need neither" if monitored else ""
+        raise TypeError(f"session must be a tf.compat.v1.Session or InteractiveSession; got {session!r}{why}.")
     if type(session) in CLASSES:
         session.__class__ = CLASSES[type(session)]
         session._runs = _prepared.PreparedRuns(session)

@@ -33,7 +33,7 @@ def _stop_in_child():
 os.register_at_fork(after_in_child=_stop_in_child)
 
 
-def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
+def run(self: Any, fetches: Any, feed_dict: Any = None, options: Any = None, run_metadata: Any = None) -> Any:
     began = time.perf_counter_ns()
     try:
         return _run.original(self, fetches, feed_dict, options, run_metadata)

@@ -2,16 +2,17 @@
 
 import inspect
 import types
+from typing import Any
 
 
-def class_method(obj, name):
+def class_method(obj: Any, name: str) -> Any:
     """Returns what `obj.name` would be if nothing were set on the object itself. Mocks on the class do not bind."""
     cls = type(obj)
     found = inspect.getattr_static(cls, name)
     return found.__get__(obj, cls) if hasattr(type(found), "__get__") else found
 
 
-def rebound(function, **names):
+def rebound(function: Any, **names: Any) -> Any:
     """Returns a copy of a function that finds these objects under these global names, and all others where it did.
 
     Programs and frameworks put their own classes, or ours, into TensorFlow's modules. A method there that names its own

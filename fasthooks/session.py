@@ -25,14 +25,13 @@ TensorFlow's own objects, but for the hooked one. What a step does, from `sessio
 """
 
 import functools
-import inspect
+import os
 import types
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session as stock
-from tensorflow.python.training.monitored_session import MonitoredSession as _StockMonitoredSession
-from tensorflow.python.training.monitored_session import SingularMonitoredSession as _StockSingular
 from tensorflow.python.util import tf_export
 
 from fasthooks import global_step, reporting
@@ -40,10 +39,13 @@ from fasthooks.hooks import stock as our_hooks
 from fasthooks.hooks.async_checkpoint import AsyncCheckpointSaverHook
 from fasthooks.rebinding import rebound
 from fasthooks.step import _chain, savers
+from fasthooks.tensorflow_train import MonitoredSession as _StockMonitoredSession
+from fasthooks.tensorflow_train import Scaffold, SessionCreator
+from fasthooks.tensorflow_train import SingularMonitoredSession as _StockSingular
 from fasthooks.triggers import _guard
-from fasthooks.types import Report
+from fasthooks.types import Report, Scheduling
 
-_SCHEDULINGS = ("auto", "pool", "inline")
+_SCHEDULINGS = get_args(Scheduling)
 
 
 class _MonitoredSession(_chain.SessionRunner):
@@ -52,7 +54,7 @@ class _MonitoredSession(_chain.SessionRunner):
     _coordinated_creator: Any
     _tf_sess: Any
 
-    class _CoordinatedSessionCreator(stock._MonitoredSession._CoordinatedSessionCreator):
+    class _CoordinatedSessionCreator(_StockMonitoredSession._CoordinatedSessionCreator):
         """Makes the chain, at the start and after each recovery."""
 
         scheduling = "auto"
@@ -131,8 +133,9 @@ class MonitoredSession(_MonitoredSession, _StockMonitoredSession):
       ValueError: `scheduling` is none of these.
     """
 
-    def __init__(self, session_creator: Any = None, hooks: Any = None, stop_grace_period_secs: Any = 120, *,
-                 scheduling: str = "auto", colocate_global_step_read: bool = False) -> None:
+    def __init__(self, session_creator: SessionCreator | None = None, hooks: Sequence[Any] | None = None,
+                 stop_grace_period_secs: float = 120, *, scheduling: Scheduling = "auto",
+                 colocate_global_step_read: bool = False) -> None:
         initialize = rebound(_StockMonitoredSession.__init__, MonitoredSession=_StockMonitoredSession)
         self._set_up(lambda: initialize(self, session_creator, hooks, stop_grace_period_secs), scheduling,
                      colocate_global_step_read)
@@ -153,9 +156,9 @@ class SingularMonitoredSession(_MonitoredSession, _StockSingular):
       colocate_global_step_read: As MonitoredSession.
     """
 
-    def __init__(self, hooks: Any = None, scaffold: Any = None, master: str = "", config: Any = None,
-                 checkpoint_dir: Any = None, stop_grace_period_secs: Any = 120,
-                 checkpoint_filename_with_path: Any = None, *, scheduling: str = "auto",
+    def __init__(self, hooks: Sequence[Any] | None = None, scaffold: Scaffold | None = None, master: str = "",
+                 config: Any = None, checkpoint_dir: str | None = None, stop_grace_period_secs: float = 120,
+                 checkpoint_filename_with_path: str | None = None, *, scheduling: Scheduling = "auto",
                  colocate_global_step_read: bool = False) -> None:
         initialize = rebound(_StockSingular.__init__, SingularMonitoredSession=_StockSingular)
         self._set_up(lambda: initialize(self, hooks, scaffold, master, config, checkpoint_dir, stop_grace_period_secs,
@@ -167,8 +170,16 @@ _stock_factory = tf_export.get_symbol_from_name("compat.v1.train.MonitoredTraini
 _stock_worker_factory = stock._create_monitored_session_with_worker_context
 
 
-def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", async_checkpoint: bool = False,
-                             colocate_global_step_read: bool = False, **kwargs: Any) -> MonitoredSession:
+def MonitoredTrainingSession(master: str = "", is_chief: bool = True, checkpoint_dir: str | None = None,
+                             scaffold: Scaffold | None = None, hooks: Sequence[Any] | None = None,
+                             chief_only_hooks: Sequence[Any] | None = None,
+                             save_checkpoint_secs: Any = stock.USE_DEFAULT, save_summaries_steps: Any = stock.USE_DEFAULT,
+                             save_summaries_secs: Any = stock.USE_DEFAULT, config: Any = None,
+                             stop_grace_period_secs: float = 120, log_step_count_steps: int | None = 100,
+                             max_wait_secs: float = 7200, save_checkpoint_steps: Any = stock.USE_DEFAULT,
+                             summary_dir: str | os.PathLike[str] | None = None, save_graph_def: bool = True, *,
+                             scheduling: Scheduling = "auto", async_checkpoint: bool = False,
+                             colocate_global_step_read: bool = False) -> MonitoredSession:
     """Makes a MonitoredSession with the hooks that training usually wants, for a chief or a worker.
 
     Arguments, defaults and errors are those of `tf.compat.v1.train.MonitoredTrainingSession`; the default hooks are
@@ -184,11 +195,7 @@ def MonitoredTrainingSession(*args: Any, scheduling: str = "auto", async_checkpo
         "basic_session_run_hooks": default_hooks,
     }
     ours["_create_monitored_session_with_worker_context"] = rebound(_stock_worker_factory, **ours)
-    return rebound(_stock_factory, **ours)(*args, **kwargs)
-
-
-vars(MonitoredTrainingSession)["__signature__"] = inspect.Signature([
-    *inspect.signature(_stock_factory).parameters.values(),
-    inspect.Parameter("scheduling", inspect.Parameter.KEYWORD_ONLY, default="auto"),
-    inspect.Parameter("async_checkpoint", inspect.Parameter.KEYWORD_ONLY, default=False),
-    inspect.Parameter("colocate_global_step_read", inspect.Parameter.KEYWORD_ONLY, default=False)])
+    return rebound(_stock_factory, **ours)(
+        master, is_chief, checkpoint_dir, scaffold, hooks, chief_only_hooks, save_checkpoint_secs, save_summaries_steps,
+        save_summaries_secs, config, stop_grace_period_secs, log_step_count_steps, max_wait_secs, save_checkpoint_steps,
+        summary_dir, save_graph_def)

@@ -1,9 +1,10 @@
 """Shapes of what fasthooks tells, and names for what TensorFlow has no types for."""
 
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 Session: TypeAlias = Any
 TensorOrName: TypeAlias = Any
+Scheduling: TypeAlias = Literal["auto", "pool", "inline"]
 
 
 class PlanReport(TypedDict):

@@ -44,6 +44,13 @@ def test_what_cannot_be_written_is_refused_before_the_training(tmp_path, option)
     assert done.stderr.splitlines()[-1].startswith(f"demo: {option} cannot be written: ")
 
 
+def test_a_file_in_the_place_of_the_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("--dir", "file", directory=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == "demo: --dir must be a directory; file is a file"
+
+
 def test_a_file_that_was_there_is_kept(tmp_path):
     kept, new = tmp_path / "kept", tmp_path / "a" / "new"
     kept.write_text("text")

@@ -296,6 +296,16 @@ def test_another_package_of_tensorflows_name(tmp_path):
     assert (done.returncode, done.stdout) == (0, "stub\n") and done.stderr.startswith("fasthooks: not patched: ")
 
 
+def test_an_old_tensorflow(tmp_path):
+    write(tmp_path, "tensorflow/__init__.py", "__version__ = '2.11.0'")
+    write(tmp_path, "program.py", "import tensorflow; print(tensorflow.__version__)")
+    done = run("fasthooks", "program.py", directory=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "2.11.0\n")
+    assert done.stderr == (
+        "fasthooks: not patched: ImportError: fasthooks needs TensorFlow 2.15 to 2.22, and this is 2.11.0: "
+        "pip install --upgrade 'tensorflow>=2.15,<2.23', or tensorflow-cpu if you have that.")
+
+
 def test_a_compiled_script(tmp_path):
     source = write(tmp_path, "program.py", PROBE)
     py_compile.compile(str(source), str(tmp_path / "program.pyc"), dfile="elsewhere.py")

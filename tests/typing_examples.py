@@ -1,4 +1,4 @@
-"""A program that uses the public API, for the type checker alone: `test_public_api.py` runs mypy over it."""
+"""A program that uses the public API, for type checkers alone: `test_types.py` runs them over it."""
 
 import datetime
 import pathlib
@@ -126,12 +126,13 @@ def train(loss: Any, train_op: Any, scheduling: Literal["auto", "pool", "inline"
 
 def evaluate(loss: Any) -> Any:
     creator = fh.ChiefSessionCreator(fh.Scaffold(), checkpoint_dir="model")
-    session = fh.MonitoredSession(creator, hooks=[PrintLoss()], stop_grace_period_secs=10, scheduling="pool",
-                                  colocate_global_step_read=True)
-    with session:
+    with fh.MonitoredSession(creator, hooks=[PrintLoss()], stop_grace_period_secs=10, scheduling="pool",
+                             colocate_global_step_read=True) as session:
+        assert_type(session, fh.MonitoredSession)
         assert_type(session.should_stop(), bool)
         session.run_without_hooks(loss)
     with fh.SingularMonitoredSession([PrintLoss()], checkpoint_dir="model") as single:
+        assert_type(single, fh.SingularMonitoredSession)
         single.raw_session().run(loss)
         return single.run(loss)
 
@@ -171,4 +172,3 @@ def measure_hook(hook_cost: fh.HookCostFixture) -> None:  # a test, of which the
     hook_cost(lambda: [PrintLoss(), fh.NanTensorHook("loss:0")], model=my_model, beside=lambda: [PrintLoss()], steps=1000,
               max_us=5, session="fasthooks", scheduling="pool")
     hook_cost(PrintLoss, max_us=None, session="tensorflow")
-    hook_cost(PrintLoss, session="keras")  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import json
 import logging
 import os
@@ -362,12 +363,13 @@ def refuse_unwritable(path: Path, option: str) -> None:
         raise DemoError(f"{option} cannot be written: {error}") from error
 
 
-def require(module_name: str, extra: str) -> Any:
-    """Imports a module, or ends the demo with the extra that brings it."""
+def require(module_name: str) -> Any:
+    """Imports a module, or ends the demo with the extras that bring what it needs."""
     try:
         return importlib.import_module(module_name)
     except ImportError as error:
-        raise DemoError(f"cannot import {module_name} ({error}): pip install 'fasthooks[{extra}]'") from error
+        extras = "demo" if importlib.util.find_spec("tensorflow") else "cpu,demo"
+        raise DemoError(f"cannot import {module_name} ({error}): pip install 'fasthooks[{extras}]'") from error
 
 
 def results_table(results: list[Result]) -> Any:
@@ -419,14 +421,20 @@ def compare(steps: int, directory: Path | None, json_file: Path | None) -> int:
     """Runs both trainings and prints the table; returns the exit code."""
     # TensorFlow's C++ side reads this when it loads: keep its banners out of the output unless the user wants them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    require("rich", "demo")
-    require("sklearn", "demo")
-    tf = require("tensorflow", "cpu")
-    fasthooks = require("fasthooks", "cpu")
+    require("rich")
+    require("sklearn")
+    tf = require("tensorflow")
+    fasthooks = require("fasthooks")
+    try:
+        require("fasthooks.known_tensorflow").check()
+    except ImportError as error:
+        raise DemoError(str(error)) from error
     from rich.console import Console
 
     console = Console(highlight=False)
     directory = Path(tempfile.mkdtemp(prefix="fasthooks-demo-")) if directory is None else directory
+    if directory.exists() and not directory.is_dir():
+        raise DemoError(f"--dir must be a directory; {directory} is a file")
     runs = [
         ("TensorFlow", tf.compat.v1.train, directory / "tensorflow"),
         ("fasthooks", fasthooks, directory / "fasthooks"),

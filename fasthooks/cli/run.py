@@ -62,6 +62,9 @@ class _PatchingLoader(importlib.abc.Loader):
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
         try:
+            from fasthooks import known_tensorflow
+
+            known_tensorflow.refuse_old()
             from fasthooks import patching
 
             patching.patch(sessions=self._finder.sessions)

@@ -1,6 +1,7 @@
 """What a hook does that acts on some of a session's runs: when a period has gone by, and after the last step."""
 
 import sys
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -9,34 +10,34 @@ from tensorflow.python.distribute import distribute_coordinator_context
 from tensorflow.python.framework import ops
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import training_util
-from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunContext, SessionRunHook, SessionRunValues
 
 from fasthooks.hooks import last_run
+from fasthooks.tensorflow_train import SessionRunArgs, SessionRunContext, SessionRunHook, SessionRunValues
 from fasthooks.triggers import _guard, recognition
 
 # All workers of these wait for each other in ops, and TensorFlow lets no clock decide there when they are run.
 _COLLECTIVE_STRATEGIES = ("CollectiveAllReduceStrategy", "CollectiveAllReduceStrategyV1", "MultiWorkerMirroredStrategy")
 
 
-def check_count(name, count):
+def check_count(name: str, count: object) -> None:
     """Raises ValueError for what is not a positive int."""
     if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
         raise ValueError(f"{name} must be a positive int; got {count!r}.")
 
 
-def check_secs(name, secs):
+def check_secs(name: str, secs: object) -> None:
     """Raises ValueError for what is not a positive number that a float can hold."""
     if isinstance(secs, bool) or not isinstance(secs, Real) or not 0 < secs <= sys.float_info.max:  # type: ignore[operator]
         raise ValueError(f"{name} must be a positive number; got {secs!r}.")
 
 
-def check_flag(name, flag):
+def check_flag(name: str, flag: object) -> None:
     """Raises ValueError for what is neither True nor False."""
     if not isinstance(flag, bool):
         raise ValueError(f"{name} must be True or False; got {flag!r}.")
 
 
-def check_one_given(**arguments):
+def check_one_given(**arguments: object) -> None:
     """Raises ValueError unless one of the arguments, of any number, is not None."""
     if list(arguments.values()).count(None) != len(arguments) - 1:
         *names, last = arguments
@@ -44,7 +45,7 @@ def check_one_given(**arguments):
         raise ValueError(f"Exactly one of {', '.join(names)} and {last} must be given; got {given}.")
 
 
-def check_period(at_end, **period):
+def check_period(at_end: object, **period: object) -> None:
     """Raises ValueError unless one of the arguments is given, and of its kind: seconds or a count, as its name ends."""
     check_one_given(**period)
     for name, value in period.items():
@@ -53,7 +54,7 @@ def check_period(at_end, **period):
     check_flag("at_end", at_end)
 
 
-def refuse_clock(what):
+def refuse_clock(what: str) -> None:
     """Raises ValueError where all workers wait for each other in ops; `what` should not be done there."""
     strategy = type(getattr(distribute_coordinator_context.get_current_worker_context(), "_strategy", None)).__name__
     if strategy in _COLLECTIVE_STRATEGIES:
@@ -72,6 +73,14 @@ class Acting(SessionRunHook):
     _wanted: Any = None
     # The step that is read for it after the last one. Not the read of hooks, which the graph may let wait for a train op.
     _last_step_read: Any = None
+    # PeriodTrigger's, and what it does.
+    _seen: int | None
+    _last: float | None
+    _claimed: float | None
+    claim: Callable[[], bool]
+    observe: Callable[[Any], None]
+    settle: Callable[[Any], None]
+    _act: Callable[[SessionRunContext, SessionRunValues, Any], None]
 
     def _set_period(self, at_end, steps=None, iters=None, secs=None):
         self._steps = None if steps is None else int(steps)
@@ -79,7 +88,7 @@ class Acting(SessionRunHook):
         self._secs = None if secs is None else float(secs)
         self._at_end = at_end
 
-    def begin(self):
+    def begin(self) -> None:
         super().begin()
         if self._secs is not None:
             refuse_clock(self._clocked)
@@ -108,11 +117,11 @@ class Acting(SessionRunHook):
             logging.info("%s fetches on every run, and the clock decides on the call alone: %s needs the other workers.",
                          self._title(), waits.name)
 
-    def after_create_session(self, session, coord):
+    def after_create_session(self, session: Any, coord: Any) -> None:
         super().after_create_session(session, coord)
         self._seen = self._claimed = None
 
-    def before_run(self, run_context):
+    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         return self._asked(run_context, self._global_step_tensor) if self.claim() else self._quiet_request()
 
     def _quiet_request(self):
@@ -132,7 +141,7 @@ class Acting(SessionRunHook):
             fetches["hook"] = request.fetches
         return SessionRunArgs(fetches, request.feed_dict, request.options)
 
-    def after_run(self, run_context, run_values):
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         results = run_values.results
         if type(results) is not dict:
             self.observe(results)
@@ -141,7 +150,7 @@ class Acting(SessionRunHook):
         self.settle(step)
         self._act(run_context, run_values._replace(results=results.get("hook")), step)
 
-    def end(self, session):
+    def end(self, session: Any) -> None:
         if self._at_end and self._runs and not self._acted:
             self._act_at_end(session)
         super().end(session)

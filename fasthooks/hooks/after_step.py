@@ -2,9 +2,12 @@
 
 import os
 import threading
+from typing import Any, TypeVar
 
 from fasthooks.rebinding import class_method
+from fasthooks.tensorflow_train import SessionRunContext, SessionRunValues
 
+_Waiting = TypeVar("_Waiting", bound="OnceAfterStep")
 _lock = threading.RLock()
 # A child of a fork gets no lock that nobody releases.
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
@@ -20,7 +23,7 @@ class OnceAfterStep:
       hook: Whose next step it is. Not one with slots.
     """
 
-    def __init__(self, hook):
+    def __init__(self, hook: Any) -> None:
         self._hook = hook
         self._waits = True
         with _lock:
@@ -28,14 +31,14 @@ class OnceAfterStep:
             hook.after_run = self
 
     @classmethod
-    def of(cls, hook):
+    def of(cls: type[_Waiting], hook: Any) -> _Waiting | None:
         """Returns the object of this class that waits for the hook's next step; None: there is none."""
         found = vars(hook).get("after_run")
         while isinstance(found, OnceAfterStep) and not (found._waits and isinstance(found, cls)):
             found = found._replaced
         return found if isinstance(found, cls) else None
 
-    def withdraw(self):
+    def withdraw(self) -> bool:
         """Ends the waiting. Returns whether it did: if not, this thread or another one has done so before."""
         with _lock:
             waited, self._waits = self._waits, False
@@ -48,11 +51,11 @@ class OnceAfterStep:
                 self._hook.after_run = found
         return waited
 
-    def act(self, run_context, run_values):
+    def act(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Is called with the arguments of `after_run`, in its place."""
         raise NotImplementedError
 
-    def call_usual(self, run_context, run_values):
+    def call_usual(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         """Calls the `after_run` that this stands in the place of."""
         if self._replaced is not None:
             self._replaced(run_context, run_values)
@@ -60,6 +63,6 @@ class OnceAfterStep:
         # Not `hook.after_run`: that may be a wrapper that was put around this object.
         class_method(self._hook, "after_run")(run_context, run_values)
 
-    def __call__(self, run_context, run_values):
+    def __call__(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         # It does not wait if somebody has put a wrapper around it that is still there, or has put it back.
         (self.act if self.withdraw() else self.call_usual)(run_context, run_values)

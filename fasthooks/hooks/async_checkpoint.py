@@ -19,7 +19,8 @@ What was fetched is not copied where TensorFlow sees to it that it does not chan
 """
 
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from tensorflow.core.protobuf import config_pb2
@@ -30,7 +31,7 @@ from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import saver as saver_lib
 
-from fasthooks import background, known_tensorflow
+from fasthooks import background, known_tensorflow, tensorflow_train
 from fasthooks.hooks import feeds, lasting_values, writers
 from fasthooks.hooks.after_step import OnceAfterStep
 from fasthooks.hooks.stock import CheckpointSaverHook
@@ -86,16 +87,19 @@ class AsyncCheckpointSaverHook(CheckpointSaverHook):
     # How to read what a saver of a session saves, as (session, saver, _Reader); None: not looked at yet.
     _known: Any = None
 
-    def __init__(self, checkpoint_dir: Any, save_secs: Any = None, save_steps: Any = None, saver: Any = None,
-                 checkpoint_basename: Any = "model.ckpt", scaffold: Any = None, listeners: Any = None,
-                 save_graph_def: Any = True, *, save_on_error: bool = False, when_busy: str = "wait") -> None:
+    def __init__(self, checkpoint_dir: str, save_secs: float | None = None, save_steps: int | None = None,
+                 saver: Any = None, checkpoint_basename: str = "model.ckpt",
+                 scaffold: tensorflow_train.Scaffold | None = None,
+                 listeners: Sequence[tensorflow_train.CheckpointSaverListener] | None = None,
+                 save_graph_def: bool = True, *, save_on_error: bool = False,
+                 when_busy: Literal["wait", "skip"] = "wait") -> None:
         if when_busy not in _WHEN_BUSY:
             raise ValueError(f"when_busy must be one of {_WHEN_BUSY}; got {when_busy!r}.")
         super().__init__(checkpoint_dir, save_secs, save_steps, saver, checkpoint_basename, scaffold, listeners,
                          save_graph_def, save_on_error=save_on_error)
         self._when_busy = when_busy
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name not in ("_write", "_known")}
 
     def begin(self) -> None:

@@ -1,5 +1,8 @@
 """What a hook does right before its session is closed, however that comes."""
 
+from collections.abc import Callable
+from typing import Any
+
 
 class Closing:
     """Is asked right before a raw session is closed, in TensorFlow's monitored sessions and in ours.
@@ -15,12 +18,12 @@ class Closing:
 
     name = "fasthooks-closing"
 
-    def __init__(self, coord, act):
-        self._act = act
+    def __init__(self, coord: Any, act: Callable[[], object]) -> None:
+        self._act: Callable[[], object] | None = act
         if coord is not None:
             coord.register_thread(self)
 
-    def is_alive(self):
+    def is_alive(self) -> bool:
         act, self._act = self._act, None
         if act is not None:
             act()

@@ -45,7 +45,7 @@ _OWN = _skipped() if _KNOWN else ()
 _PUT = getattr(_QUEUE, "put", None)
 
 
-def prepare(file_writer):
+def prepare(file_writer: Any) -> None:
     """Lets a FileWriter's events be written directly, unless it is not TensorFlow's own throughout.
 
     Args:

@@ -22,10 +22,9 @@ import numpy as np
 from tensorflow.python.framework import dtypes
 from tensorflow.python.framework import tensor as tensor_lib
 from tensorflow.python.ops import session_ops
-from tensorflow.python.training import basic_session_run_hooks as stock
-from tensorflow.python.training.session_run_hook import SessionRunArgs
 
-from fasthooks import background, patching
+from fasthooks import background, patching, tensorflow_train
+from fasthooks.tensorflow_train import SessionRunArgs, SessionRunContext
 
 # TensorFlow 2.16 and later convert feeds with this helper, which follows NumPy 2's rules; before, with NumPy itself.
 try:
@@ -273,7 +272,7 @@ class _Prefetcher:
         return feed.own(value)
 
 
-class FeedFnHook(patching.OurHook, stock.FeedFnHook):
+class FeedFnHook(patching.OurHook, tensorflow_train.FeedFnHook):
     """Feeds what a function returns, a new call for each run; can make the batches ahead, in a thread.
 
     Args:
@@ -307,25 +306,25 @@ class FeedFnHook(patching.OurHook, stock.FeedFnHook):
         if self._prefetch < 0:
             raise ValueError(f"prefetch must be at least 0; got {prefetch!r}.")
 
-    def after_create_session(self, session, coord):
+    def after_create_session(self, session: Any, coord: Any) -> None:
         """Begins to make batches, or goes on with it; see `tf.compat.v1.train.SessionRunHook`."""
         if self._prefetch and coord is not None:  # None: called by hand
             if self._prefetcher is None:
                 self._prefetcher = _Prefetcher(lambda: self.feed_fn(), self._prefetch)
             self._prefetcher.start(session.graph, coord)
 
-    def before_run(self, run_context):
+    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         """Returns the feeds of the coming run; see `tf.compat.v1.train.SessionRunHook`."""
         patching.meet_late_hook()
         if self._prefetcher is None:
             return super().before_run(run_context)
         return SessionRunArgs(fetches=None, feed_dict=self._prefetcher.take())
 
-    def end(self, session):
+    def end(self, session: Any) -> None:
         """Lets the thread end; see `tf.compat.v1.train.SessionRunHook`."""
         if self._prefetcher is not None:
             self._prefetcher.stop()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # A copy makes batches of its own.
         return {name: value for name, value in vars(self).items() if name != "_prefetcher"}

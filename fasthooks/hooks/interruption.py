@@ -20,10 +20,10 @@ from tensorflow.python.lib.io import file_io
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import training_util
 from tensorflow.python.training.basic_session_run_hooks import CheckpointSaverHook
-from tensorflow.python.training.session_run_hook import SessionRunHook
 
 from fasthooks import background
 from fasthooks.hooks.base import PerStepMethods
+from fasthooks.tensorflow_train import SessionRunContext, SessionRunHook, SessionRunValues
 from fasthooks.triggers import _guard, _interrupt, recognition
 
 _ERRORS = errors.OpError.__init__.__code__.co_filename
@@ -200,7 +200,7 @@ class _Saving(SessionRunHook):
     opening: Any
     was_interrupted: Any
 
-    def begin(self):
+    def begin(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise ValueError("SaveOnSignalHook can only be used in the main thread: signals are handled there.")
         for number in self._signals:
@@ -213,7 +213,7 @@ class _Saving(SessionRunHook):
         self.received = None
         self._saved_step = None
 
-    def after_create_session(self, session, coord):
+    def after_create_session(self, session: Any, coord: Any) -> None:
         self._check_saver(session.graph)
         ignored = [number for number in self._signals if _interrupt.Action(number).is_ignored]
         if ignored:
@@ -229,20 +229,20 @@ class _Saving(SessionRunHook):
             # For a session that is merely dropped, never closed.
             weakref.finalize(coord, watch.stop).atexit = False
 
-    def before_run(self, run_context):
+    def before_run(self, run_context: SessionRunContext) -> Any:
         watch, self.opening = self.opening, None
         if watch is not None:
             watch.start()
             if self.received is not None:  # it was noted on a step that had to be recovered
                 _interrupt.note(self.received)
 
-    def after_run(self, run_context, run_values):
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         if self.was_interrupted():
             logging.info("SaveOnSignalHook: %s was received; saving and stopping.", signal.Signals(self.received).name)
             self._save_step(run_context.session)
             run_context.request_stop()
 
-    def end(self, session):
+    def end(self, session: Any) -> None:
         # A CheckpointSaverHook saves at the end by itself.
         if self.was_interrupted() and self._saver_hook is None:
             self._save_step(session)

@@ -1,5 +1,8 @@
 """A run after the last step, of what one hook asks for: what it needs, and whether one worker can make it alone."""
 
+from collections.abc import Collection, Iterator
+from typing import Any
+
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.framework import errors
 from tensorflow.python.util import nest
@@ -8,7 +11,7 @@ from tensorflow.python.util import nest
 _COLLECTIVES = ("Collective", "Nccl", "Horovod")
 
 
-def elements(graph, fetches):
+def elements(graph: Any, fetches: Any) -> list[Any]:
     """Returns the tensors and operations that fetches of any structure stand for, names and variables among them.
 
     Raises:
@@ -19,7 +22,7 @@ def elements(graph, fetches):
     return [*handler.fetches(), *handler.targets()]
 
 
-def ancestors(wanted, fed=()):
+def ancestors(wanted: Any, fed: Collection[Any] = ()) -> Iterator[Any]:
     """Yields the ops that a run of these tensors and operations needs; `fed`: names of the tensors that are fed."""
     waiting, seen = list(wanted), set()
     while waiting:
@@ -32,12 +35,13 @@ def ancestors(wanted, fed=()):
         waiting.extend([*op.inputs, *op.control_inputs])
 
 
-def is_collective(op):
+def is_collective(op: Any) -> bool:
     """Returns whether an op waits for other workers."""
     return op.type.startswith(_COLLECTIVES)
 
 
-def attempt(session, fetches, feed_dict=None, options=None, run_metadata=None):
+def attempt(session: Any, fetches: Any, feed_dict: Any = None, options: Any = None,
+            run_metadata: Any = None) -> tuple[Any, str | None]:
     """Makes such a run, with the arguments of `tf.compat.v1.Session.run`.
 
     Returns:

@@ -6,6 +6,7 @@ checked, and no op that is given its value may be one that writes into what it i
 functions, Python, other libraries.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow
@@ -41,7 +42,7 @@ _MEMORY_PASSING_OPS = _HANDLE_PASSING_OPS | {
 _WRITING_OPS = ("EagerPyFunc", "Inplace", "PyFunc", "Xla")
 
 
-def with_lasting_values(graph, tensors):
+def with_lasting_values(graph: Any, tensors: Iterable[Any]) -> set[Any]:
     """Returns the references of those tensors whose values, once fetched, no op of the graph changes."""
     handles: dict[bytes, list[Any]] = {}
     for op in graph.get_operations():

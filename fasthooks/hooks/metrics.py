@@ -11,12 +11,12 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import training_util
-from tensorflow.python.training.session_run_hook import SessionRunArgs
 
 from fasthooks.hooks.acting import Acting, check_count, check_flag, check_period
 from fasthooks.hooks.base import PerStepMethods
 from fasthooks.hooks.closing import Closing
 from fasthooks.hooks.sinks import Row, Sink
+from fasthooks.tensorflow_train import SessionRunArgs
 from fasthooks.triggers import _everyday, _trigger, recognition
 from fasthooks.types import Session, TensorOrName
 
@@ -27,13 +27,13 @@ _SPEED, _EXAMPLES_SPEED = "steps_per_sec", "examples_per_sec"
 _TAKEN = ("step", "time", _SPEED, _EXAMPLES_SPEED)
 
 
-def check_metrics(metrics):
+def check_metrics(metrics: Any) -> None:
     """Raises TypeError for what are not metrics by name, or a function that returns them."""
     if metrics is not None and not callable(metrics) and not isinstance(metrics, Mapping):
         raise TypeError(f"metrics must be a dict of name to tensor, or a function that returns one; got {metrics!r}.")
 
 
-def scalars(metrics):
+def scalars(metrics: Any) -> dict[str, Any]:
     """Returns name -> tensor of the default graph.
 
     Raises:
@@ -58,7 +58,7 @@ def scalars(metrics):
     return found
 
 
-def numbers(values):
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Returns the values of such tensors as Python's floats."""
     for name, value in values.items():
         if np.ndim(value):  # the graph did not tell
@@ -95,10 +95,10 @@ class _Rows(Acting):
         self._set_period(at_end, steps=every_n_steps, secs=every_n_secs)
         self._sinks = _as_sinks(to)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_closing"}
 
-    def begin(self):
+    def begin(self) -> None:
         super().begin()
         self._read_steps()
         self._last_step_read = training_util.get_global_step()
@@ -108,7 +108,7 @@ class _Rows(Acting):
         for sink in self._sinks:
             sink.begin(names)
 
-    def after_create_session(self, session, coord):
+    def after_create_session(self, session: Any, coord: Any) -> None:
         super().after_create_session(session, coord)
         self._closing = Closing(coord, self._session_closes)
         self._start(session, int(session.run(self._last_step_read)))
@@ -125,7 +125,7 @@ class _Rows(Acting):
         stops = [sink.write(step, row, session) is True for sink in self._sinks]
         return any(stops)
 
-    def end(self, session):
+    def end(self, session: Any) -> None:
         super().end(session)
         self._close()
 
@@ -197,7 +197,7 @@ class MetricsHook(PerStepMethods, _everyday.MeanTrigger, _Rows):
         self._reduce = reduce
         self._examples_per_step = examples_per_step
 
-    def begin(self):
+    def begin(self) -> None:
         """Finds the metrics in the graph; see `tf.compat.v1.train.SessionRunHook`."""
         super().begin()
         self._last_row = self._sums = None
@@ -218,7 +218,7 @@ class MetricsHook(PerStepMethods, _everyday.MeanTrigger, _Rows):
             self._packed_names = names
         self._wanted = self._packed
 
-    def after_create_session(self, session, coord):
+    def after_create_session(self, session: Any, coord: Any) -> None:
         """Tells the sinks, after a recovery too; see `tf.compat.v1.train.SessionRunHook`."""
         super().after_create_session(session, coord)
         self._last_row = self._sums = None
@@ -291,13 +291,13 @@ class EvaluationHook(PerStepMethods, _trigger.PeriodTrigger, _Rows):
         self._evaluate = evaluate
         self._at_start = at_start
 
-    def begin(self):
+    def begin(self) -> None:
         """Begins the period; see `tf.compat.v1.train.SessionRunHook`."""
         super().begin()
-        self._names = None
+        self._names: list[str] | None = None
         self._begin_sinks(None)
 
-    def after_create_session(self, session, coord):
+    def after_create_session(self, session: Any, coord: Any) -> None:
         """Evaluates, if that is asked for, but not after a recovery; see `tf.compat.v1.train.SessionRunHook`."""
         super().after_create_session(session, coord)
         if self._at_start and self._last is None:

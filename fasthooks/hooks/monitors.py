@@ -4,6 +4,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import tensorflow.compat.v1 as tf
@@ -19,7 +20,7 @@ _BEST_FILE = "best_checkpoints.json"
 class _Monitor(Sink):
     """A sink that looks at one value of the rows."""
 
-    def __init__(self, monitor, mode):
+    def __init__(self, monitor: str, mode: Literal["min", "max"]) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be the name of a metric; got {monitor!r}.")
         if mode not in ("min", "max"):
@@ -31,7 +32,7 @@ class _Monitor(Sink):
         if self._monitor not in names:
             raise ValueError(f"monitor must be one of the names of the rows, {', '.join(names)}; got {self._monitor!r}.")
 
-    def begin(self, names):
+    def begin(self, names: Sequence[str] | None) -> None:
         """Looks for the monitored name, if the names are known."""
         if names is not None:
             self._check_names(names)
@@ -89,7 +90,7 @@ class EarlyStopping(_Monitor):
         self._best = self._best_step = None
         self._waited = 0
 
-    def started(self, session, step):
+    def started(self, session: Any, step: int) -> None:
         """Looks at the rows up to this step again."""
         if self._lines is not None:
             self._lines.open()
@@ -123,7 +124,7 @@ class EarlyStopping(_Monitor):
         else:
             self._waited += 1
 
-    def write(self, step, row, session):
+    def write(self, step: int, row: Mapping[str, float], session: Any) -> bool:
         """Looks at a row."""
         value = self._value(row)
         self._rows.append((step, value))
@@ -138,7 +139,7 @@ class EarlyStopping(_Monitor):
                      self._waited, best)
         return True
 
-    def close(self):
+    def close(self) -> None:
         """Closes the file."""
         if self._lines is not None:
             self._lines.close()
@@ -174,7 +175,7 @@ class BestCheckpoints(_Monitor):
         self._keep = keep
         self._given_saver = saver
 
-    def begin(self, names):
+    def begin(self, names: Sequence[str] | None) -> None:
         """Reads the list of what was saved before."""
         super().begin(names)
         self._refuse_other_checkpoints()
@@ -189,14 +190,14 @@ class BestCheckpoints(_Monitor):
         if os.path.exists(os.path.join(self._directory, "checkpoint")):
             raise ValueError(f"directory must not have other checkpoints; got {self._directory}, where a Saver saves its own.")
 
-    def started(self, session, step):
+    def started(self, session: Any, step: int) -> None:
         """Finds the saver."""
         savers = [self._given_saver] if self._given_saver else session.graph.get_collection(tf.GraphKeys.SAVERS)
         if len(savers) != 1:
             raise RuntimeError(f"BestCheckpoints needs a saver, and the graph's collection has {len(savers)}: give saver.")
         self._saver = savers[0]
 
-    def write(self, step, row, session):
+    def write(self, step: int, row: Mapping[str, float], session: Any) -> None:
         """Saves a checkpoint, if the row is among the best."""
         value = self._value(row)
         worst = self._kept[-1] if len(self._kept) == self._keep else None

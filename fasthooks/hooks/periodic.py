@@ -6,11 +6,11 @@ from typing import Any, Generic, TypeVar, overload
 
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import training_util
-from tensorflow.python.training.session_run_hook import SessionRunHook
 
 from fasthooks import patching
 from fasthooks.hooks.acting import Acting, check_period
 from fasthooks.hooks.base import PerStepMethods
+from fasthooks.tensorflow_train import SessionRunHook
 from fasthooks.triggers import _trigger, recognition
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,19 +79,19 @@ class Every(PerStepMethods, _trigger.PeriodTrigger, Acting):
         """The hook that acts now and then."""
         return self._hook
 
-    def begin(self):
+    def begin(self) -> None:
         """Begins the period and the hook; see `tf.compat.v1.train.SessionRunHook`."""
         self._hook.begin()  # it may make the global step
         super().begin()
         if isinstance(self._hook, _trigger.PeriodTrigger):
             self._hook._is_constant = False  # it sees only some of the runs
 
-    def after_create_session(self, session, coord):
+    def after_create_session(self, session: Any, coord: Any) -> None:
         """Tells the hook, after a recovery too; see `tf.compat.v1.train.SessionRunHook`."""
         super().after_create_session(session, coord)
         self._hook.after_create_session(session, coord)
 
-    def end(self, session):
+    def end(self, session: Any) -> None:
         """Lets the hook act for the last step, if that is asked for, and end."""
         try:
             super().end(session)
@@ -139,7 +139,7 @@ class FunctionHook(PerStepMethods, _trigger.PeriodTrigger, Acting, Generic[F]):
         """The function."""
         return self.__wrapped__
 
-    def begin(self):
+    def begin(self) -> None:
         """Finds the fetches in the graph; see `tf.compat.v1.train.SessionRunHook`."""
         super().begin()
         if self._fetches is not None:
@@ -225,16 +225,16 @@ class LambdaHook(patching.OurHook):
         if function is not None:
             function(*args)
 
-    def begin(self):
+    def begin(self) -> None:
         """Calls its function; see `tf.compat.v1.train.SessionRunHook`."""
         super().begin()
         self._call("begin")
 
-    def after_create_session(self, session, coord):
+    def after_create_session(self, session: Any, coord: Any) -> None:
         """Calls its function; see `tf.compat.v1.train.SessionRunHook`."""
         self._call("after_create_session", session, coord)
 
-    def end(self, session):
+    def end(self, session: Any) -> None:
         """Calls its function; see `tf.compat.v1.train.SessionRunHook`."""
         self._call("end", session)
 

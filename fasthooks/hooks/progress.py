@@ -8,12 +8,12 @@ from typing import Any, TextIO
 
 import tensorflow.compat.v1 as tf
 from tensorflow.python.platform import tf_logging as logging
-from tensorflow.python.training.session_run_hook import SessionRunHook
 
 from fasthooks.hooks.acting import Acting, check_count, check_one_given, check_secs, refuse_clock
 from fasthooks.hooks.base import PerStepMethods
 from fasthooks.hooks.closing import Closing
 from fasthooks.hooks.metrics import Metrics, check_metrics, numbers, scalars
+from fasthooks.tensorflow_train import SessionRunContext, SessionRunHook, SessionRunValues
 from fasthooks.triggers import _everyday, _guard, _trigger, recognition
 
 
@@ -95,10 +95,10 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
         self._file = file
         self._set_period(at_end=False, secs=refresh_secs)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_bar", "_closing")}
 
-    def begin(self):
+    def begin(self) -> None:
         """Finds the metrics, and out how to show them; see `tf.compat.v1.train.SessionRunHook`."""
         super().begin()
         self._read_steps()
@@ -109,7 +109,7 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
         self._bar_class = _bar_class(self._out)
         self._secs = float(self._log_secs if self._bar_class is None else self._refresh_secs)
 
-    def after_create_session(self, session, coord):
+    def after_create_session(self, session: Any, coord: Any) -> None:
         """Begins to count, after a recovery anew; see `tf.compat.v1.train.SessionRunHook`."""
         super().after_create_session(session, coord)
         self._closing = Closing(coord, self._session_closes)
@@ -146,7 +146,7 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
                 told.append(f"{_duration((self._last_step - step) / speed)} left")
         logging.info("%s", ", ".join([line, *told, *shown]))
 
-    def end(self, session):
+    def end(self, session: Any) -> None:
         """Shows the last step; see `tf.compat.v1.train.SessionRunHook`."""
         super().end(session)
         if self._latest is not None:
@@ -176,7 +176,7 @@ class _Deadline(SessionRunHook):
 
     _limit: float
 
-    def after_run(self, run_context, run_values):
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         if time.time() >= self._limit:
             at = datetime.datetime.fromtimestamp(self._limit).isoformat(" ", "seconds")
             logging.info("TimeLimitHook requests a stop: the time was up at %s.", at)
@@ -211,7 +211,7 @@ class TimeLimitHook(PerStepMethods, _everyday.TimeLimitTrigger, _Deadline):
             self._limit = until.timestamp()
         self._time_left = secs
 
-    def begin(self):
+    def begin(self) -> None:
         """Begins to count the seconds, the first time; see `tf.compat.v1.train.SessionRunHook`."""
         super().begin()
         refuse_clock("TimeLimitHook should not be used")

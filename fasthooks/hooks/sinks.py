@@ -67,18 +67,18 @@ class Lines:
       path: The file; its directory is made if need be.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._file: Any = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_file": None}
 
     @property
     def is_open(self):
         return self._file is not None
 
-    def open(self, first=b"", is_new=False):
+    def open(self, first: bytes = b"", is_new: bool = False) -> None:
         """Opens the file, and completes a line that was cut.
 
         Args:
@@ -105,7 +105,7 @@ class Lines:
         elif is_cut:
             self.write(b"\n")
 
-    def write(self, line):
+    def write(self, line: bytes) -> None:
         """Appends a line; on an error the file is closed, and the line may be cut."""
         try:
             while line:
@@ -114,7 +114,7 @@ class Lines:
             self.close()
             raise
 
-    def close(self):
+    def close(self) -> None:
         """Closes the file, if it is open."""
         file, self._file = self._file, None
         if file is not None:
@@ -139,19 +139,19 @@ class _FileSink(Sink):
         self._lines.open(self._first_line(names), is_new=not self._append)
         self._append = True
 
-    def begin(self, names):
+    def begin(self, names: Sequence[str] | None) -> None:
         """Opens the file, if the names are known."""
         self._lines.close()
         if names is not None:
             self._open(names)
 
-    def write(self, step, row, session):
+    def write(self, step: int, row: Mapping[str, float], session: Any) -> None:
         """Appends a line."""
         if not self._lines.is_open:
             self._open(list(row))
         self._lines.write(self._line(step, row))
 
-    def close(self):
+    def close(self) -> None:
         """Closes the file."""
         self._lines.close()
 
@@ -224,21 +224,21 @@ class EventSink(Sink):
         self._logdir = os.fspath(logdir)
         self._prefix = prefix
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {"_logdir": self._logdir, "_prefix": self._prefix}
 
-    def started(self, session, step):
+    def started(self, session: Any, step: int) -> None:
         """Opens the writer."""
         self._summary_writer = tf.summary.FileWriterCache.get(self._logdir)
         writers.watch(self)
 
-    def write(self, step, row, session):
+    def write(self, step: int, row: Mapping[str, float], session: Any) -> None:
         """Adds an event, and raises what the writer failed with before."""
         writers.raise_failure(self)
         values = [tf.Summary.Value(tag=self._prefix + name, simple_value=value) for name, value in row.items()]
         self._summary_writer.add_summary(tf.Summary(value=values), step)
 
-    def close(self):
+    def close(self) -> None:
         """Waits until all is in the file."""
         if self._summary_writer is not None:
             self._summary_writer.flush()
@@ -266,7 +266,7 @@ class WandbSink(Sink):
         self._run = run
         self._prefix = prefix
 
-    def begin(self, names):
+    def begin(self, names: Sequence[str] | None) -> None:
         """Finds the run."""
         wandb = import_wandb("WandbSink")
         self._active = self._run or wandb.run
@@ -274,7 +274,7 @@ class WandbSink(Sink):
             raise wandb.Error("You must call `wandb.init()` before a session with WandbSink begins")
         self._has_axis = False
 
-    def write(self, step, row, session):
+    def write(self, step: int, row: Mapping[str, float], session: Any) -> None:
         """Logs a row."""
         values = {self._prefix + name: value for name, value in row.items()}
         if not self._has_axis:

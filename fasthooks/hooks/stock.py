@@ -10,21 +10,23 @@ reads and writes from Python are as live as in TensorFlow. Until they are first 
 stand in `hook.__dict__`.
 """
 
+import os
 import sys
 import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
-from tensorflow.python.training.basic_session_run_hooks import SecondOrStepTimer as _StockTimer
 
-from fasthooks import known_tensorflow
+from fasthooks import known_tensorflow, tensorflow_train
 from fasthooks.hooks import last_run
 from fasthooks.hooks.base import PerStepMethods, WriterMethods
 from fasthooks.hooks.closing import Closing
 from fasthooks.rebinding import rebound
+from fasthooks.tensorflow_train import SecondOrStepTimer as _StockTimer
 from fasthooks.triggers import _timer, _trigger, recognition
 
 
@@ -41,7 +43,7 @@ class SecondOrStepTimer(_timer.Timer, _StockTimer):
     every_steps=3, first asked for step 1: triggers at 1, 4, 7. The clock is `time.time`, looked up at each reading.
     """
 
-    def __init__(self, every_secs: Any = None, every_steps: Any = None) -> None:
+    def __init__(self, every_secs: float | None = None, every_steps: int | None = None) -> None:
         rebound(_StockTimer.__init__, SecondOrStepTimer=_StockTimer)(self, every_secs, every_steps)
 
 
@@ -52,7 +54,7 @@ def _compiled(timer):
     return timer
 
 
-class StopAtStepHook(PerStepMethods, _trigger.StopAtStepTrigger, stock.StopAtStepHook):
+class StopAtStepHook(PerStepMethods, _trigger.StopAtStepTrigger, tensorflow_train.StopAtStepHook):
     """Requests a stop at a global step.
 
     Args:
@@ -66,7 +68,7 @@ class StopAtStepHook(PerStepMethods, _trigger.StopAtStepTrigger, stock.StopAtSte
     """
 
 
-class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, stock.StepCounterHook):
+class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, tensorflow_train.StepCounterHook):
     """Logs steps per second, and writes them as the summary `<global step>/sec`.
 
     Args:
@@ -79,8 +81,8 @@ class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, stock.StepCoun
       ValueError: Neither or both of `every_n_steps` and `every_n_secs` were given.
     """
 
-    def __init__(self, every_n_steps: Any = 100, every_n_secs: Any = None, output_dir: Any = None,
-                 summary_writer: Any = None) -> None:
+    def __init__(self, every_n_steps: int | None = 100, every_n_secs: float | None = None,
+                 output_dir: str | os.PathLike[str] | None = None, summary_writer: Any = None) -> None:
         super().__init__(every_n_steps, every_n_secs, output_dir, summary_writer)
         self._timer = _compiled(self._timer)
 
@@ -93,7 +95,7 @@ _SCALARS = frozenset([*(np.dtype(code).type for code in "?bhilqBHILQefd"), bytes
 _LOGS_SCALARS = known_tensorflow.is_known(_StockLogging)
 
 
-class LoggingTensorHook(PerStepMethods, _trigger.LoggingTensorTrigger, stock.LoggingTensorHook):
+class LoggingTensorHook(PerStepMethods, _trigger.LoggingTensorTrigger, tensorflow_train.LoggingTensorHook):
     """Logs the values of tensors every N runs, every N seconds, or at the end. Fetches them only then.
 
     Args:
@@ -107,8 +109,9 @@ class LoggingTensorHook(PerStepMethods, _trigger.LoggingTensorTrigger, stock.Log
       ValueError: `every_n_iter` is not positive, or neither `at_end` nor exactly one of the others was given.
     """
 
-    def __init__(self, tensors: Any, every_n_iter: Any = None, every_n_secs: Any = None, at_end: Any = False,
-                 formatter: Any = None) -> None:
+    def __init__(self, tensors: Mapping[str, Any] | Iterable[Any], every_n_iter: int | None = None,
+                 every_n_secs: float | None = None, at_end: bool = False,
+                 formatter: Callable[[dict[Any, Any]], str] | None = None) -> None:
         super().__init__(tensors, every_n_iter, every_n_secs, at_end, formatter)
         self._timer = _compiled(self._timer)
 
@@ -121,7 +124,7 @@ class LoggingTensorHook(PerStepMethods, _trigger.LoggingTensorTrigger, stock.Log
             super()._log_tensors(tensor_values)
 
 
-class NanTensorHook(PerStepMethods, _trigger.NanTensorTrigger, stock.NanTensorHook):
+class NanTensorHook(PerStepMethods, _trigger.NanTensorTrigger, tensorflow_train.NanTensorHook):
     """Stops when a tensor, the loss, is NaN.
 
     Args:
@@ -130,7 +133,7 @@ class NanTensorHook(PerStepMethods, _trigger.NanTensorTrigger, stock.NanTensorHo
     """
 
 
-class SummarySaverHook(WriterMethods, _trigger.SummarySaverTrigger, stock.SummarySaverHook):
+class SummarySaverHook(WriterMethods, _trigger.SummarySaverTrigger, tensorflow_train.SummarySaverHook):
     """Writes summaries every N steps or seconds. Computes them only then.
 
     Args:
@@ -151,8 +154,9 @@ class SummarySaverHook(WriterMethods, _trigger.SummarySaverTrigger, stock.Summar
     save_steps=10 over 25 steps that begin at 1 writes at 1, 11, 21; with save_at_end also at 25.
     """
 
-    def __init__(self, save_steps: Any = None, save_secs: Any = None, output_dir: Any = None,
-                 summary_writer: Any = None, scaffold: Any = None, summary_op: Any = None, *,
+    def __init__(self, save_steps: int | None = None, save_secs: float | None = None,
+                 output_dir: str | os.PathLike[str] | None = None, summary_writer: Any = None,
+                 scaffold: tensorflow_train.Scaffold | None = None, summary_op: Any = None, *,
                  save_at_end: bool = False) -> None:
         super().__init__(save_steps, save_secs, output_dir, summary_writer, scaffold, summary_op)
         self._timer = _compiled(self._timer)
@@ -160,7 +164,7 @@ class SummarySaverHook(WriterMethods, _trigger.SummarySaverTrigger, stock.Summar
 
     _save_at_end = False
 
-    def end(self, session=None):
+    def end(self, session: Any = None) -> None:
         """Writes the last summary if that was asked for, and flushes the file."""
         # Without a writer, a summary or a step there is nothing to write.
         if self._save_at_end and self._summary_writer and self._get_summary_op() and self._next_step is not None:
@@ -180,7 +184,7 @@ class SummarySaverHook(WriterMethods, _trigger.SummarySaverTrigger, stock.Summar
         self._timer.update_last_triggered_step(step)
 
 
-class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.CheckpointSaverHook):
+class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, tensorflow_train.CheckpointSaverHook):
     """Saves a checkpoint every N steps or seconds, at session creation and at the end.
 
     Args:
@@ -207,15 +211,17 @@ class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.
     _closing: Any = None
     _save_on_error = False
 
-    def __init__(self, checkpoint_dir: Any, save_secs: Any = None, save_steps: Any = None, saver: Any = None,
-                 checkpoint_basename: Any = "model.ckpt", scaffold: Any = None, listeners: Any = None,
-                 save_graph_def: Any = True, *, save_on_error: bool = False) -> None:
+    def __init__(self, checkpoint_dir: str, save_secs: float | None = None, save_steps: int | None = None,
+                 saver: Any = None, checkpoint_basename: str = "model.ckpt",
+                 scaffold: tensorflow_train.Scaffold | None = None,
+                 listeners: Sequence[tensorflow_train.CheckpointSaverListener] | None = None,
+                 save_graph_def: bool = True, *, save_on_error: bool = False) -> None:
         super().__init__(checkpoint_dir, save_secs, save_steps, saver, checkpoint_basename, scaffold, listeners,
                          save_graph_def)
         self._timer = _compiled(self._timer)
         self._save_on_error = save_on_error
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # Nor in what it does in a session.
         return {name: value for name, value in super().__getstate__().items() if name != "_closing"}
 
@@ -257,7 +263,7 @@ class CheckpointSaverHook(WriterMethods, _trigger.CheckpointSaverTrigger, stock.
         return step != self._timer.last_triggered_step()
 
 
-class GlobalStepWaiterHook(PerStepMethods, _trigger.GlobalStepWaiterTrigger, stock.GlobalStepWaiterHook):
+class GlobalStepWaiterHook(PerStepMethods, _trigger.GlobalStepWaiterTrigger, tensorflow_train.GlobalStepWaiterHook):
     """Holds the first run back until the global step reaches a value; looks twice a second.
 
     Args:
@@ -265,7 +271,7 @@ class GlobalStepWaiterHook(PerStepMethods, _trigger.GlobalStepWaiterTrigger, sto
     """
 
 
-class ProfilerHook(PerStepMethods, _trigger.ProfilerTrigger, stock.ProfilerHook):
+class ProfilerHook(PerStepMethods, _trigger.ProfilerTrigger, tensorflow_train.ProfilerHook):
     """Writes a `timeline-<step>.json` every N steps or seconds. Such a step runs with a full trace.
 
     Args:
@@ -279,14 +285,14 @@ class ProfilerHook(PerStepMethods, _trigger.ProfilerTrigger, stock.ProfilerHook)
       ValueError: Neither or both of `save_steps` and `save_secs` were given.
     """
 
-    def __init__(self, save_steps: Any = None, save_secs: Any = None, output_dir: Any = "", show_dataflow: Any = True,
-                 show_memory: Any = False) -> None:
+    def __init__(self, save_steps: int | None = None, save_secs: float | None = None,
+                 output_dir: str | os.PathLike[str] = "", show_dataflow: bool = True, show_memory: bool = False) -> None:
         super().__init__(save_steps, save_secs, output_dir, show_dataflow, show_memory)
         self._timer = _compiled(self._timer)
 
 
 # Has no part in a step: TensorFlow's class as it is.
-FinalOpsHook = stock.FinalOpsHook
+FinalOpsHook = tensorflow_train.FinalOpsHook
 
 for _cls in (SecondOrStepTimer, StopAtStepHook, StepCounterHook, LoggingTensorHook, NanTensorHook, SummarySaverHook,
              CheckpointSaverHook, GlobalStepWaiterHook, ProfilerHook):

@@ -3,12 +3,13 @@
 import importlib
 import math
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow.compat.v1 as tf
-from tensorflow.python.training.session_run_hook import SessionRunArgs, SessionRunHook
 
 from fasthooks.hooks.base import PerStepMethods
+from fasthooks.tensorflow_train import SessionRunArgs, SessionRunContext, SessionRunHook, SessionRunValues
 from fasthooks.triggers import _guard, _trigger, recognition
 
 # The run that a hook began with last. wandb's module keeps its steps when the run is finished.
@@ -28,7 +29,7 @@ def _logged():
     return importlib.import_module("wandb.integration.tensorboard.log")
 
 
-def import_wandb(user="WandbHook"):
+def import_wandb(user: str = "WandbHook") -> Any:
     """Returns the package; ImportError says what needs it and how to get it."""
     try:
         import wandb
@@ -40,12 +41,18 @@ def import_wandb(user="WandbHook"):
 class _Rows(SessionRunHook):
     """What WandbHook does on the runs on which there is something to do."""
 
+    # WandbTrigger's and WandbHook's.
+    _global_step_tensor: Any
     _next_row: Any
+    _steps_per_log: Any
+    _summary_op: Any
+    _history: Any
+    observe: Callable[[Any], None]
 
-    def before_run(self, run_context):
+    def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         return SessionRunArgs({"summary": self._summary_op, "global_step": self._global_step_tensor})
 
-    def after_run(self, run_context, run_values):
+    def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         step = run_values.results["global_step"]
         summary = run_values.results.get("summary")
         period = self._steps_per_log
@@ -57,7 +64,7 @@ class _Rows(SessionRunHook):
             self._next_row = int((step // period + 1) * period)
             self._uncommitted = True
 
-    def end(self, session):
+    def end(self, session: Any) -> None:
         logged = _logged()
         # Another hook may have committed the row that both have written.
         if self._uncommitted and logged.STEPS["global"]["last_log"] is not None:
@@ -98,7 +105,7 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
     the step is past the last row's.
     """
 
-    def __init__(self, summary_op: Any = None, steps_per_log: Any = 1000, history: Any = None) -> None:
+    def __init__(self, summary_op: Any = None, steps_per_log: int = 1000, history: Any = None) -> None:
         import_wandb()
         if isinstance(steps_per_log, bool) or not isinstance(steps_per_log, int) or steps_per_log <= 0:
             raise ValueError(f"steps_per_log must be a positive int; got {steps_per_log!r}.")
@@ -111,7 +118,7 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
         with telemetry.context() as tel:
             tel.feature.estimator_hook = True
 
-    def begin(self):
+    def begin(self) -> None:
         super().begin()
         wandb = import_wandb()
         if wandb.run is None:

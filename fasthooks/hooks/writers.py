@@ -162,7 +162,7 @@ class _Failure(OnceAfterStep):
         raise self.error
 
 
-def watch(hook):
+def watch(hook: Any) -> None:
     """Lets failures of the thread behind `hook._summary_writer` surface in the hook, from its `begin` on.
 
     Writers without such a thread, and all if TensorFlow's code for them is not known, are left alone. One that failed before
@@ -200,7 +200,7 @@ def watch(hook):
         raise_failure(hook)
 
 
-def settle(hook):
+def settle(hook: Any) -> None:
     """Raises the failure that the hook has not raised yet, after all events were written; for its `end`."""
     event_writer: Any = getattr(getattr(hook, "_summary_writer", None), "event_writer", None)
     worker = getattr(event_writer, "_worker", None)
@@ -219,7 +219,7 @@ def settle(hook):
             failure.withdraw()
 
 
-def raise_failure(hook):
+def raise_failure(hook: Any) -> None:
     """Raises what the thread failed with, if the hook has not done so before."""
     failure = _Failure.of(hook)
     if failure is not None and failure.withdraw():

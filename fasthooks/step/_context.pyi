@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from tensorflow.python.training import session_run_hook
-
+from fasthooks import tensorflow_train
 from fasthooks.step._live import Counted
 
 class RunContextBase(Counted):
@@ -12,7 +11,8 @@ class RunContextBase(Counted):
     _session: Any
     _stop_requested: Any
 
-class SessionRunContext(RunContextBase, session_run_hook.SessionRunContext): ...
+class SessionRunContext(RunContextBase, tensorflow_train.SessionRunContext):
+    def __copy__(self) -> tensorflow_train.SessionRunContext: ...
 
 # The options and the metadata of one run.
 class RunProtos: ...

@@ -3,10 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
+from typing_extensions import Self
+
 from fasthooks.step._live import Counted
 
+BLOCK: int
+BLOCKS: int
+PATIENCE: int
+REST: int
+SETTLING: int
+
 class Schedule(Counted):
-    def __init__(self, session: Any, fetches: list[Any], feeds: list[Any], scheduling: str) -> None: ...
+    def __new__(cls, session: Any, fetches: list[Any], feeds: list[Any], scheduling: str) -> Self: ...
     def settle(self, scheduling: str, reason: str) -> None: ...
     def attempt(self, act: Callable[[], None]) -> None: ...
     def review(self) -> None: ...

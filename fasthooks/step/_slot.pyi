@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from typing_extensions import Self
+
 from fasthooks.step._live import Counted
 
 class Slot(Counted):
     @property
     def hook(self) -> Any: ...
-    def __init__(self, hook: Any) -> None: ...
+    def __new__(cls, hook: Any) -> Self: ...

@@ -3,6 +3,8 @@
 What a fetch or a feed key is declined for is said where it is looked at, with its type: `_structure`, `_feed`.
 """
 
+from typing import Any
+
 CODE_UNKNOWN = "this TensorFlow's code for the step is not known to fasthooks"
 SESSION_KIND = "the raw session is of a kind of its own, or is wrapped"
 SESSION_PATCHED = "a method of the raw session or of its class was replaced"
@@ -20,6 +22,6 @@ UNRECOGNISABLE = "fetches or feeds are of types that cannot be recognised again"
 FED_VALUE = "a fed value needs Session.run's own conversion or error"
 
 
-def feed_dict_type(feed_dict):
+def feed_dict_type(feed_dict: Any) -> str:
     """Returns the words for a feed dict that is none."""
     return f"feed_dict has the type {type(feed_dict).__name__}"

@@ -12,7 +12,7 @@ from tensorflow.python.training.basic_session_run_hooks import CheckpointSaverHo
 _told: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
 
 
-def warn_of_two(hooks):
+def warn_of_two(hooks: Any) -> None:
     """Logs a warning, once, for each directory into which more than one hook of a list saves checkpoints."""
     savers: dict[str, dict[int, tuple[Any, str]]] = {}
     for number, hook in enumerate(hooks if isinstance(hooks, (list, tuple)) else ()):

@@ -59,7 +59,7 @@ _function_attrs_of: dict[str, tuple[str, ...] | None] = {}
 
 
 def inline_hazard(
-    graph: ops.Graph, fetches: Iterable[Any], feeds: Iterable[Any] = ()
+    graph: Any, fetches: Iterable[Any], feeds: Iterable[Any] = ()
 ) -> tuple[str | None, int]:
     """Says why a step must not run inline, if anything does.
 

@@ -3,12 +3,14 @@
 from collections.abc import Collection
 from typing import Any
 
+from typing_extensions import Self
+
 from fasthooks.triggers._trigger import HookTrigger
 
 class Action:
     is_ignored: bool
     is_pythons: bool
-    def __init__(self, number: int) -> None: ...
+    def __new__(cls, number: int) -> Self: ...
     def put_back(self) -> None: ...
 
 def take(number: int, before: Action) -> None: ...

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from typing_extensions import Self
+
 from fasthooks.triggers._guard import Watched
 
 class Timer(Watched):
@@ -16,4 +18,4 @@ class TimerView:
     # The timer that is looked at.
     @property
     def timer(self) -> Any: ...
-    def __init__(self, timer: Any) -> None: ...
+    def __new__(cls, timer: Any) -> Self: ...

@@ -1,6 +1,7 @@
 """Which of TensorFlow's and wandb's own hook objects have a compiled trigger that stands for them."""
 
 import sys
+from typing import Any
 
 from tensorflow.python.framework import tensor_util
 from tensorflow.python.training import basic_session_run_hooks as stock
@@ -27,7 +28,7 @@ _WANDB_MODULE = "wandb.integration.tensorflow.estimator_hook"
 _HOOK_METHODS = ("before_run", "after_run")
 
 
-def trigger_for(hook):
+def trigger_for(hook: Any) -> Any:
     """Returns a trigger that stands for a hook object of TensorFlow's or wandb's own; None for any other."""
     trigger = _TRIGGERS.get(type(hook))
     if trigger is not None:
@@ -42,7 +43,7 @@ def trigger_for(hook):
     return None
 
 
-def constant_increment(global_step):
+def constant_increment(global_step: Any) -> int | None:
     """Returns the largest constant that the graph adds to the global step; None if it shows none."""
     # The ops take a resource variable's handle, or the reference itself; a plain tensor is nobody's counter.
     target = getattr(global_step, "handle", None)
@@ -77,7 +78,7 @@ def _is_read(tensor, variable):
     return tensor is variable
 
 
-def know_hook(cls):
+def know_hook(cls: type) -> None:
     """Declares a class of ours that a trigger serves; where the code of a base is not known, it is called on every step."""
     if known_tensorflow.is_known(cls):
         _guard.know_class(cls)
