@@ -22,3 +22,13 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Keys", "params_style")]
+
+
+def tidy_signature(app, what, name, obj, options, signature, annotation):
+    """Compiled methods show their `self`; TensorFlow's default that is no value has no name."""
+    if signature:
+        return signature.replace("(self, ", "(").replace("(self)", "()").replace("<object object>", "USE_DEFAULT"), annotation
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", tidy_signature)
