@@ -26,8 +26,9 @@ napoleon_custom_sections = [("Keys", "params_style")]
 
 def tidy_signature(app, what, name, obj, options, signature, annotation):
     """Compiled methods show their `self`; TensorFlow's default that is no value has no name."""
-    if signature:
-        return signature.replace("(self, ", "(").replace("(self)", "()").replace("<object object>", "USE_DEFAULT"), annotation
+    for ugly, tidy in (("(self, ", "("), ("(self)", "()"), ("<object object>", "USE_DEFAULT")):
+        signature = signature and signature.replace(ugly, tidy)
+    return signature, annotation
 
 
 def setup(app):
