@@ -101,7 +101,7 @@ def main(argv=None):
     parser.add_argument("--rounds", type=int, help="rounds per comparison, 15 if left out")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and steps: a first impression, not a verdict")
     parser.add_argument("--json", metavar="FILE", help="write all figures and versions there")
-    parser.add_argument("--markdown", action="store_true", help="print the table as README.md has it")
+    parser.add_argument("--markdown", action="store_true", help="print the table as docs/benchmarks.md has it")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a budget is not met or not measured")
     parser.add_argument("--peer", default="tensorflow", choices=("tensorflow", "fasthooks"))
     parser.add_argument("--ours", default="fasthooks", choices=("tensorflow", "fasthooks"))

@@ -123,7 +123,7 @@ def format_table(rows):
 
 
 def format_markdown(rows):
-    """The rows as the table of README.md."""
+    """The rows as the table of docs/benchmarks.md."""
     lines = ["| budget | what | peer µs | ours µs | median | 95% interval | bar | met |", "|---|---|---:|---:|---:|---|---|---|"]
     for r in rows:
         cells = (

@@ -189,7 +189,7 @@ def every(*, steps: int | None = None, iters: int | None = None, secs: float | N
     as true, a stop is requested. Its exceptions reach the caller of `run` unchanged.
 
     With `secs` and a fetch that needs other workers (Horovod, collective ops), the fetch is made on every run, and the clock
-    decides on the call alone; one log line says so. On several workers each calls the function, in a phase of its own.
+    decides on the call alone; one log line says so. On several workers each calls the function, in a phase of its own. ::
 
         @fasthooks.every(steps=100, fetches={"loss": "loss:0"}, at_end=True)
         def show(step, values):
