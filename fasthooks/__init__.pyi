@@ -58,6 +58,7 @@ from fasthooks.session import MonitoredSession as MonitoredSession
 from fasthooks.session import MonitoredTrainingSession as MonitoredTrainingSession
 from fasthooks.session import SingularMonitoredSession as SingularMonitoredSession
 from fasthooks.types import HookRow as HookRow
+from fasthooks.types import OnceRow as OnceRow
 from fasthooks.types import PlanReport as PlanReport
 from fasthooks.types import ProfileReport as ProfileReport
 from fasthooks.types import Report as Report

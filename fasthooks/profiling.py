@@ -14,9 +14,9 @@ from typing import Any
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.platform import tf_logging as logging
 
-from fasthooks import patching
+from fasthooks import patching, session_calls
 from fasthooks.step import _profile
-from fasthooks.types import HookRow, ProfileReport, SessionProfile, TimeRow
+from fasthooks.types import HookRow, OnceRow, ProfileReport, SessionProfile, TimeRow
 
 _lock = threading.Lock()
 _profile_in_force: "Profile | None" = None
@@ -28,6 +28,7 @@ def _stop_in_child():
     global _lock, _profile_in_force, _watch
     _lock, _profile_in_force, _watch = threading.Lock(), None, None
     _profile.install(None)
+    session_calls.forget()
 
 
 os.register_at_fork(after_in_child=_stop_in_child)
@@ -148,6 +149,7 @@ def profile(*, skip_steps: int = 100, trace: str | os.PathLike[str] | None = Non
             raise RuntimeError("Another fasthooks.profile is in force in this process.")
         profiled = _profile_in_force = Profile(collector)
         _run.install()
+        session_calls.time_with(collector)
         _profile.install(collector)
     try:
         yield profiled
@@ -156,6 +158,7 @@ def profile(*, skip_steps: int = 100, trace: str | os.PathLike[str] | None = Non
             with _lock:
                 _profile_in_force = None
                 _profile.install(_watch)
+                session_calls.time_with(None)
                 _run.restore()
             if trace is not None:
                 profiled.write_trace(trace)
@@ -215,6 +218,17 @@ def _row(durations: _profile.Durations, ns: float, turn_ns: int, turns: int) -> 
     }
 
 
+def _once(session):
+    # Calls of what is called once a session, the most expensive hook first.
+    rows: list[tuple[int, OnceRow]] = []
+    for hook in [*session.hooks, session.other_hooks]:
+        calls = list(hook.once.items())
+        whole = sum(durations.total for _, durations in calls)
+        rows += [(whole, {"hook": hook.name, "method": method, "calls": durations.count,
+                          "ms_per_call": durations.total / 1e6 / durations.count}) for method, durations in calls]
+    return [row for _, row in sorted(rows, key=lambda row: -row[0])]
+
+
 def _fetches(session):
     """Returns what the fetches of hooks add to native runs: a dict of (hook's name, what is told of it) -> (runs, ns).
 
@@ -271,6 +285,7 @@ def _session_profile(session: _profile.SessionTimes) -> SessionProfile:
         "fasthooks_us_per_turn": left_ns / 1000 / max(turns, 1),
         "own_runs_us_per_turn": session.own_runs / 1000 / max(turns, 1),
         "quiet": [hook.name for hook in session.hooks if hook.before is None and hook.after is None],
+        "once": _once(session),
     }
 
 
@@ -294,12 +309,39 @@ def _line(name, row):
             _longest(row))
 
 
+def _columns(lines):
+    # The first on the left, the others on the right.
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [" " + "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+
+
+def _grouped(rows):
+    # Each with the name of its hook, which is shown in the first of its rows.
+    width = max((len(row["hook"]) for row in rows), default=0)
+    shown = None
+    for row in rows:
+        yield f"  {'' if row['hook'] == shown else row['hook']:{width}} {row['method']}", row
+        shown = row["hook"]
+
+
+def _once_block(rows):
+    shown = [row for row in rows if row["ms_per_call"] >= 0.05]
+    if not shown:
+        return []
+    lines = [("once a session", "ms/call", "calls")]
+    lines += [(name, f"{row['ms_per_call']:,.1f}", f"{row['calls']:,}") for name, row in _grouped(shown)]
+    others = len(rows) - len(shown)
+    return [*_columns(lines), *([f"   {others} others of under 0.1 ms"] if others else [])]
+
+
 def _block(session: SessionProfile, skip_steps: int) -> str:
     turn, turns = session["turn"], session["turns"]
     name = f"session {session['session']}"
     failed = f"; {session['failed']:,} steps failed and are not counted" if session["failed"] else ""
+    once = _once_block(session["once"])
     if not turns:
-        return f"{name}: {session['left_out']:,} steps, all within the first {skip_steps:,}, which are left out{failed}"
+        return "\n".join([
+            f"{name}: {session['left_out']:,} steps, all within the first {skip_steps:,}, which are left out{failed}", *once])
     lines = [
         ("", "µs/turn", "share", "calls", "µs/call", "median", "longest (step)"),
         _line("native run", session["native"]),
@@ -310,22 +352,18 @@ def _block(session: SessionProfile, skip_steps: int) -> str:
     hooks_us = sum(row["us_per_turn"] for row in session["hooks"])
     turn_us = turn["us_per_turn"]
     lines.append(("hooks", _us(hooks_us), f"{hooks_us / turn_us:.1%}", "", "", "", ""))
-    width = max((len(row["hook"]) for row in session["hooks"]), default=0)
-    shown = None
-    for row in session["hooks"]:
-        lines.append(_line(f"  {'' if row['hook'] == shown else row['hook']:{width}} {row['method']}", row))
-        shown = row["hook"]
+    lines += [_line(shown, row) for shown, row in _grouped(session["hooks"])]
     left = session["fasthooks_us_per_turn"]
     lines.append(("fasthooks (quiet hooks, plans, feeds, results)", _us(left), f"{left / turn_us:.1%}", "", "", "", ""))
     at = "" if turn["longest_step"] is None else f" (step {turn['longest_step']:,})"
-    widths = [max(len(line[i]) for line in lines) for i in range(7)]
     text = [
         f"{name}: {turns:,} turns of your loop after the first {session['left_out']:,}; {_us(turn_us)} µs mean, "
         f"{_us(turn['median_us'] or 0)} median, longest {(turn['longest_us'] or 0) / 1000:,.1f} ms{at}{failed}",
-        *(" " + "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines),
+        *_columns(lines),
         f" of the hooks' time, runs that they made themselves: {_us(session['own_runs_us_per_turn'])} µs."
         + (f" Quiet throughout: {', '.join(session['quiet'])}" if session["quiet"] else ""),
         f" {session['stock']['calls']:,} of {turns:,} steps took TensorFlow's own way: fasthooks.report(session) says why"
         if session["stock"]["calls"] else " all steps by a plan",
+        *once,
     ]
     return "\n".join(text)

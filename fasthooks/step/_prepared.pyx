@@ -112,7 +112,7 @@ cdef class PreparedRuns(Counted):
 
     cdef StepTimes begin(self, Collector collector, object session):
         if self.times is None or self.times.serial != collector.serial:
-            self.times = collector.new_session(() if session is None else session._hooks)
+            self.times = collector.new_session(self.raw, () if session is None else session._hooks)
         return collector.begin(self.times, self.cache.steps, session is None)
 
     cdef list timed_values(self, StepTimes times, Plan plan, dict feeds, RunProtos protos, tuple acting):

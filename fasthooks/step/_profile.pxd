@@ -29,7 +29,9 @@ cdef class Calls(Durations):
 cdef class HookTimes(Counted):
     cdef object reference           # a weak reference; to a hook whose class has none, a function that returns it
     cdef readonly str name
+    cdef Py_ssize_t place
     cdef readonly Calls before, after       # None: not called yet
+    cdef readonly dict once         # name of a method that is called once a session -> Durations
     cdef bint settled               # no warning: there was one, or it has to look at each step
     cdef Calls calls(self, bint after)
 
@@ -46,7 +48,8 @@ cdef class PlanTimes(Counted):
 # What is known of one raw session.
 cdef class SessionTimes(Counted):
     cdef uint64_t serial            # of its collector
-    cdef readonly int number
+    cdef readonly int number        # 0: none of its steps was seen yet
+    cdef bint several               # it is of more than one raw session
     cdef readonly Durations turn, step, loop
     cdef readonly Durations stock   # steps that TensorFlow's own loop over the hooks ran: their parts are not seen
     cdef readonly uint64_t left_out, failed
@@ -66,6 +69,9 @@ cdef class SessionTimes(Counted):
     cdef int meet(self, object hooks) except -1
     cdef HookTimes of_hook(self, object hook, Py_ssize_t place)
     cdef HookTimes new_hook(self, object hook, Py_ssize_t place)
+    cdef int note_once(self, HookTimes hook, str method, int64_t ns) except -1
+    # Adds what is known of the hooks of a session that had no step yet.
+    cdef int take_over(self, SessionTimes other) except -1
     # None: this plan was not seen yet.
     cdef PlanTimes plan(self, uint64_t number)
     cdef PlanTimes new_plan(self, uint64_t number, object caller, Py_ssize_t step_index, tuple acting)
@@ -119,8 +125,12 @@ cdef class Collector(Counted):
     cdef uint64_t traced, trace_steps
     cdef readonly list labels
     cdef readonly dict threads      # thread id in traces -> name
-    # Times for a raw session with these hooks.
-    cdef SessionTimes new_session(self, object hooks)
+    cdef dict expected              # id of a raw session -> a weak reference to it, and its SessionTimes
+    # Times for a raw session with these hooks, whose first step begins.
+    cdef SessionTimes new_session(self, object raw, object hooks)
+    cdef int remember(self, object raw, SessionTimes times) except -1
+    # None: nothing of this raw session was seen.
+    cdef SessionTimes times_of(self, object raw)
     # Begins a step of a session that has begun `steps` before. `alone`: a run without hooks, which within another step is none.
     cdef StepTimes begin(self, SessionTimes session, uint64_t steps, bint alone)
     cdef int end(self, StepTimes times) except -1

@@ -121,11 +121,14 @@ cdef class HookTimes(Counted):
     Args:
       reference: A function that returns the hook, or None once it is gone.
       name: What it is called in tables.
+      place: Where it is in the hooks list; -1: nowhere.
     """
 
-    def __cinit__(self, reference, str name not None):
+    def __cinit__(self, reference, str name not None, Py_ssize_t place):
         self.reference = reference
         self.name = name
+        self.place = place
+        self.once = {}
 
     cdef Calls calls(self, bint after):
         return self.after if after else self.before
@@ -154,7 +157,7 @@ cdef class SessionTimes(Counted):
         self.stock = Durations()
         self.hooks = []
         self.by_id = {}
-        self.other_hooks = HookTimes(None, "others")
+        self.other_hooks = HookTimes(None, "others", -1)
         self.plans = {}
         self.other_plans = PlanTimes(0, None, -1, ())
 
@@ -173,6 +176,16 @@ cdef class SessionTimes(Counted):
             return <HookTimes>found
         return self.new_hook(hook, place)
 
+    cdef int take_over(self, SessionTimes other) except -1:
+        # What is known of another session's hooks before its first step.
+        cdef HookTimes times
+        for times in other.hooks:
+            hook = times.reference()
+            for method, durations in times.once.items():
+                self.note_once(self.other_hooks if hook is None else self.of_hook(hook, times.place), method,
+                               (<Durations>durations).total)
+        return 0
+
     cdef HookTimes new_hook(self, object hook, Py_ssize_t place):
         cdef HookTimes times
         if len(self.hooks) >= _MAX_HOOKS:
@@ -181,13 +194,22 @@ cdef class SessionTimes(Counted):
             reference = weakref.ref(hook)
         except TypeError:
             reference = _Itself(hook)
-        times = HookTimes(reference, _name(hook, place))
+        times = HookTimes(reference, _name(hook, place), place)
         self.by_id[<size_t><PyObject*>hook] = times
         self.hooks.append(times)
         return times
 
+    cdef int note_once(self, HookTimes hook, str method, int64_t ns) except -1:
+        if method not in hook.once:
+            hook.once[method] = Durations()
+        _add(<Durations>hook.once[method], ns)
+        return 0
+
     cdef PlanTimes plan(self, uint64_t number):
         cdef PlanTimes last = self.last_plan
+        if self.several:
+            # Each has numbers of its own.
+            return self.other_plans
         if last is not None and last.number == number:
             return last
         last = self.plans.get(number)
@@ -287,6 +309,7 @@ cdef class Collector(Counted):
         self.min_ns = min_ns
         self.warn = warn
         self.sessions = []
+        self.expected = {}
         self.labels = ["step", "native run", "your loop", "others"]
         self.threads = {}
         if trace_steps:
@@ -300,14 +323,58 @@ cdef class Collector(Counted):
     def __dealloc__(self):
         PyMem_Free(self.events)
 
-    cdef SessionTimes new_session(self, object hooks):
-        cdef SessionTimes session
-        # Those past the last that is kept apart are counted together with it.
+    cdef SessionTimes new_session(self, object raw, object hooks):
+        cdef SessionTimes known = self.times_of(raw), session
+        if known is not None and known.number:
+            known = None
         if len(self.sessions) < _MAX_SESSIONS:
-            self.sessions.append(SessionTimes(self.serial, len(self.sessions) + 1))
-        session = <SessionTimes>self.sessions[-1]
+            session = SessionTimes(self.serial, 0) if known is None else known
+            self.sessions.append(session)
+            session.number = len(self.sessions)
+        else:
+            # Those past the last that is kept apart are counted together with it.
+            session = <SessionTimes>self.sessions[-1]
+            session.several = True
+            if known is not None:
+                session.take_over(known)
         session.meet(hooks)
+        self.remember(raw, session)
         return session
+
+    cdef int remember(self, object raw, SessionTimes times) except -1:
+        expected, key = self.expected, id(raw)
+        try:
+            reference = weakref.ref(raw, lambda _: expected.pop(key, None))
+        except TypeError:  # None, or a class without weak references
+            return 0
+        expected[key] = reference, times
+        return 0
+
+    cdef SessionTimes times_of(self, object raw):
+        reference, times = self.expected.get(id(raw), (None, None))
+        return <SessionTimes>times if reference is not None and reference() is raw else None
+
+    def expect(self, raw):
+        """Takes note of a raw session that was just made: what is told of it waits for its first step."""
+        self.remember(raw, SessionTimes(self.serial, 0))
+
+    def note_once(self, raw, hook, Py_ssize_t place, str method not None, int64_t ns):
+        """Takes note of a call that a hook has once in a raw session. Nothing is told of sessions without a step.
+
+        Args:
+          raw: The raw session.
+          hook: The hook.
+          place: Where it is in the hooks list.
+          method: What was called.
+          ns: How long it took.
+        """
+        cdef SessionTimes session = self.times_of(raw)
+        cdef StepTimes outer = self.running() if self.newest is not None else None
+        # A hook that closes its session within a step is in the midst of a call that is timed.
+        while outer is not None and outer.session is not session:
+            outer = outer.outer
+        if session is not None and outer is None:
+            session.note_once(session.of_hook(hook, place), method, ns)
 
     cdef StepTimes running(self):
         cdef StepTimes times = self.newest
