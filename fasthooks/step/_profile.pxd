@@ -1,5 +1,6 @@
 """What steps and hooks cost, while somebody asks: intervals on the monotonic clock, in memory that does not grow with them."""
 
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from fasthooks.step._live cimport Counted
@@ -19,6 +20,7 @@ cdef class Durations(Counted):
 
 
 # The calls of one method of a hook.
+@cython.final
 cdef class Calls(Durations):
     cdef readonly str method
     cdef readonly int64_t counted   # ns, of those in steps that were counted: a step that failed is not, its calls are
@@ -26,6 +28,7 @@ cdef class Calls(Durations):
 
 
 # What is known of one hook of a session.
+@cython.final
 cdef class HookTimes(Counted):
     cdef object reference           # a weak reference; to a hook whose class has none, a function that returns it
     cdef readonly str name
@@ -34,9 +37,12 @@ cdef class HookTimes(Counted):
     cdef readonly dict once         # name of a method that is called once a session -> Durations
     cdef bint settled               # no warning: there was one, or it has to look at each step
     cdef Calls calls(self, bint after)
+    # Of a method that is called once a session.
+    cdef Durations durations(self, str method)
 
 
 # The native runs of one plan.
+@cython.final
 cdef class PlanTimes(Counted):
     cdef readonly uint64_t number   # of the plan in its session; 0: several plans, and runs without one
     cdef readonly object caller     # equal for plans for the same fetches of the caller
@@ -46,6 +52,7 @@ cdef class PlanTimes(Counted):
 
 
 # What is known of one raw session.
+@cython.final
 cdef class SessionTimes(Counted):
     cdef uint64_t serial            # of its collector
     cdef readonly int number        # 0: none of its steps was seen yet
@@ -69,7 +76,6 @@ cdef class SessionTimes(Counted):
     cdef int meet(self, object hooks) except -1
     cdef HookTimes of_hook(self, object hook, Py_ssize_t place)
     cdef HookTimes new_hook(self, object hook, Py_ssize_t place)
-    cdef int note_once(self, HookTimes hook, str method, int64_t ns) except -1
     # Adds what is known of the hooks of a session that had no step yet.
     cdef int take_over(self, SessionTimes other) except -1
     # None: this plan was not seen yet.
@@ -84,6 +90,7 @@ cdef struct Call:
 
 
 # One step. Belongs to the thread that runs it.
+@cython.final
 cdef class StepTimes:
     cdef SessionTimes session
     cdef StepTimes below            # begun before it and still running, on any thread
@@ -103,7 +110,7 @@ cdef class StepTimes:
     cdef int begin_call(self, HookTimes hook, bint after) except -1
     cdef int end_call(self) except -1
     cdef int native(self, int64_t began, PlanTimes plan, list values) except -1
-    cdef int64_t step_number(self) except -2
+    cdef int64_t step_number(self) noexcept
 
 
 cdef struct Event:
@@ -112,6 +119,7 @@ cdef struct Event:
     int32_t label, plan
 
 
+@cython.final
 cdef class Collector(Counted):
     cdef readonly uint64_t skip_steps
     cdef readonly list sessions     # SessionTimes
@@ -125,7 +133,7 @@ cdef class Collector(Counted):
     cdef uint64_t traced, trace_steps
     cdef readonly list labels
     cdef readonly dict threads      # thread id in traces -> name
-    cdef dict expected              # id of a raw session -> a weak reference to it, and its SessionTimes
+    cdef readonly dict expected              # id of a raw session -> a weak reference to it, and its SessionTimes
     # Times for a raw session with these hooks, whose first step begins.
     cdef SessionTimes new_session(self, object raw, object hooks)
     cdef int remember(self, object raw, SessionTimes times) except -1

@@ -23,9 +23,9 @@ cdef extern from *:
 
 # What a session, and what a profile, keeps apart; the rest is counted together.
 cdef Py_ssize_t _MAX_HOOKS = 512, _MAX_PLANS = 64, _MAX_SESSIONS = 64
-# Every so many calls a hook is looked at for slowness; and its slowest calls, one in so many, are not looked at: what a hook
-# does now and then is not slowness.
-cdef int _LOOK_EVERY = 32, _RARE = 50
+# Of the calls of a hook that is looked at for slowness, the slowest, one in so many, do not count: what a hook does now and then
+# is not slowness.
+cdef int _RARE = 50
 cdef uint64_t _serials = 0
 cdef int32_t _STEP = 0, _NATIVE = 1, _LOOP = 2, _OTHERS = 3
 
@@ -96,6 +96,11 @@ cdef class Durations(Counted):
             self.longest_step = other.longest_step
 
 
+cdef inline bint _is_time_to_look(uint64_t calls) noexcept:
+    # After 32 calls, 64, 128 and so on, and from then on after each 1,024.
+    return calls >= 32 and (calls & (calls - 1) == 0 or calls & 1023 == 0)
+
+
 cdef inline bint _add(Durations durations, int64_t ns) noexcept:
     durations.count += 1
     durations.total += ns
@@ -132,6 +137,11 @@ cdef class HookTimes(Counted):
 
     cdef Calls calls(self, bint after):
         return self.after if after else self.before
+
+    cdef Durations durations(self, str method):
+        if method not in self.once:
+            self.once[method] = Durations()
+        return <Durations>self.once[method]
 
 
 cdef class PlanTimes(Counted):
@@ -182,8 +192,7 @@ cdef class SessionTimes(Counted):
         for times in other.hooks:
             hook = times.reference()
             for method, durations in times.once.items():
-                self.note_once(self.other_hooks if hook is None else self.of_hook(hook, times.place), method,
-                               (<Durations>durations).total)
+                (self.other_hooks if hook is None else self.of_hook(hook, times.place)).durations(method).merge(durations)
         return 0
 
     cdef HookTimes new_hook(self, object hook, Py_ssize_t place):
@@ -198,12 +207,6 @@ cdef class SessionTimes(Counted):
         self.by_id[<size_t><PyObject*>hook] = times
         self.hooks.append(times)
         return times
-
-    cdef int note_once(self, HookTimes hook, str method, int64_t ns) except -1:
-        if method not in hook.once:
-            hook.once[method] = Durations()
-        _add(<Durations>hook.once[method], ns)
-        return 0
 
     cdef PlanTimes plan(self, uint64_t number):
         cdef PlanTimes last = self.last_plan
@@ -235,16 +238,29 @@ cdef class _Itself:
 
 
 def _name(hook, place):
-    # Not through the hook's own `__getattr__`, or a property, which may do anything.
+    # Not through the hook's own `__getattr__`, a property or a metaclass, which may do anything.
+    cls = type(hook)
     try:
         own = object.__getattribute__(hook, "__dict__")
-    except AttributeError:
-        own = {}
-    name = next((names["name"] for names in (own, *[base.__dict__ for base in type(hook).__mro__]) if "name" in names), None)
-    named = f" {name!r}" if type(name) is str else ""
-    return f"{type(hook).__name__}{named} (hooks[{place}])"
+    except Exception:
+        own = None
+    dicts = [own] if type(own) is dict else []
+    dicts += [_dict_of(base) for base in _mro_of(cls)]
+    name = next((names["name"] for names in dicts if "name" in names), None)
+    named = f" {_short(name)!r}" if type(name) is str else ""
+    return f"{repr(_short(_name_of(cls)))[1:-1]}{named} (hooks[{place}])"
 
 
+# What `type` itself says of a class.
+_name_of, _mro_of, _dict_of = [vars(type)[name].__get__ for name in ("__name__", "__mro__", "__dict__")]
+
+
+def _short(text):
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# None is ever part of a cycle.
+@cython.no_gc
 @cython.freelist(8)
 cdef class StepTimes:
     def __dealloc__(self):
@@ -283,8 +299,11 @@ cdef class StepTimes:
             self.global_step = values[plan.step_index]
         return 0
 
-    cdef int64_t step_number(self) except -2:
-        return -1 if self.global_step is None else int(self.global_step)
+    cdef int64_t step_number(self) noexcept:
+        try:
+            return -1 if self.global_step is None else int(self.global_step)
+        except Exception:   # a program may feed what it likes in its place
+            return -1
 
 
 cdef class Collector(Counted):
@@ -313,8 +332,6 @@ cdef class Collector(Counted):
         self.labels = ["step", "native run", "your loop", "others"]
         self.threads = {}
         if trace_steps:
-            if trace_steps > 1 << 24:
-                raise MemoryError(f"No room to trace {trace_steps} steps.")
             self.event_capacity = <Py_ssize_t>(16 * trace_steps)
             self.events = <Event*>PyMem_Malloc(self.event_capacity * sizeof(Event))
             if self.events is NULL:
@@ -374,7 +391,7 @@ cdef class Collector(Counted):
         while outer is not None and outer.session is not session:
             outer = outer.outer
         if session is not None and outer is None:
-            session.note_once(session.of_hook(hook, place), method, ns)
+            session.of_hook(hook, place).durations(method).add(ns)
 
     cdef StepTimes running(self):
         cdef StepTimes times = self.newest
@@ -472,7 +489,7 @@ cdef class Collector(Counted):
                 calls.longest_step = times.step_number()
             if times.completed:
                 calls.counted += ns
-                if self.warn is not None and calls.count % _LOOK_EVERY == 0 and not hook.settled:
+                if self.warn is not None and not hook.settled and _is_time_to_look(calls.count):
                     self.look(times, hook, calls)
         return 0
 
@@ -482,7 +499,10 @@ cdef class Collector(Counted):
         if (hook is not times.session.other_hooks and 2 * calls.count > steps.count and usual > self.min_ns
                 and usual > self.share * <double>steps.usual_mean()):
             hook.settled = True
-            self.warn(hook, calls, steps)
+            try:
+                self.warn(hook, calls, steps)
+            except Exception:   # of a logging filter, for example; the step has a result
+                pass
         return 0
 
     cdef int trace(self, StepTimes times, int64_t ended) except -1:
