@@ -94,7 +94,7 @@ def _rss_mib():
 
 
 def rss_steps(ours, begin, end):
-    """Resident memory at step `begin` and at step `end` of the tiny graph with H8; and of as many more, with a profile in force."""
+    """Resident memory at step `begin` and at step `end` of the tiny graph with H8; then of as many with a profile in force."""
     from bench import common
 
     impl = common.implementation(ours)

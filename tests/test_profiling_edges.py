@@ -12,7 +12,7 @@ import weakref
 import pytest
 import tensorflow as tf
 from helpers import captured_logs, v1
-from test_profiling import SESSIONS, Acts, Sleeper, Slotted, Trivial, assert_adds_up, opened, rows, warnings
+from test_profiling import SESSIONS, Acts, Sleeper, Slotted, Trivial, assert_adds_up, opened, warnings
 
 import fasthooks
 from fasthooks import profiling
@@ -325,7 +325,7 @@ def test_one_warning_however_often_a_profile_came_between(monkeypatch):
 def test_it_is_read_while_steps_are_run(tmp_path):
     done = threading.Event()
     failed = []
-    with opened("ours", [Trivial()]) as (session, op, loss), fasthooks.profile(skip_steps=0, trace_steps=1000) as profiled:
+    with opened("ours", [Trivial()]) as (session, op, _), fasthooks.profile(skip_steps=0, trace_steps=1000) as profiled:
         session.run(op)
 
         def read():

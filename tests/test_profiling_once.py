@@ -1,4 +1,4 @@
-"""What a profile tells of `begin`, `after_create_session` and `end`, and that hooks, lists and errors are TensorFlow's meanwhile."""
+"""What a profile tells of `begin`, `after_create_session` and `end`; hooks, lists and errors are TensorFlow's meanwhile."""
 
 import contextlib
 import threading
