@@ -95,6 +95,10 @@ class Implementation:
 
         return timed
 
+    def profile(self):
+        """A context in which all steps are profiled."""
+        return self.train.profile() if self.has_scheduling else contextlib.nullcontext()
+
     def accelerate(self, session):
         """A plain session as this implementation has it."""
         return self.train.accelerate(session) if self.has_scheduling else session

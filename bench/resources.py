@@ -17,6 +17,9 @@ def b10(peer, ours, settings):
     growth = steps["last_mib"] - steps["first_mib"]
     what = f"RSS growth, step {begin:,} to {end:,}, H8 ({steps['last_mib']:.0f} MiB at the end)"
     rows = [row("B10", what, None, None, [growth], 1.0, at_most=True, unit="MiB", **steps)]
+    growth = steps["profiled_last_mib"] - steps["profiled_first_mib"]
+    what = f"the same over as many more steps, of which a profile is in force ({steps['turns']:,} turns seen)"
+    rows.append(row("B10", what, None, None, [growth], 1.0, at_most=True, unit="MiB"))
     sets = [workers.call("rss_fetch_sets", ours=impl.name, count=settings.fetch_sets) for impl in (peer, ours)]
     theirs, mine = (one["all_mib"] - one["half_mib"] for one in sets)
     what = f"RSS growth, second half of {settings.fetch_sets:,} fetch sets: {mine:,.1f} MiB, less TF's own {theirs:,.1f}"

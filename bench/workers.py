@@ -94,7 +94,7 @@ def _rss_mib():
 
 
 def rss_steps(ours, begin, end):
-    """Resident memory at step `begin` and at step `end` of the tiny graph with H8."""
+    """Resident memory at step `begin` and at step `end` of the tiny graph with H8; then of as many with a profile in force."""
     from bench import common
 
     impl = common.implementation(ours)
@@ -105,7 +105,15 @@ def rss_steps(ours, begin, end):
         lane.run(begin)
         first = _rss_mib()
         seconds = lane.run(end - begin) / 1e9
-        return {"first_mib": first, "last_mib": _rss_mib(), "us_per_step": seconds * 1e6 / (end - begin)}
+        last = _rss_mib()
+        with impl.profile() as profiled:
+            lane.run(begin)
+            profiled_first = _rss_mib()
+            lane.run(end - begin)
+            profiled_last = _rss_mib()
+        turns = 0 if profiled is None else sum(session["turns"] for session in profiled.report()["sessions"])
+        return {"first_mib": first, "last_mib": last, "us_per_step": seconds * 1e6 / (end - begin),
+                "profiled_first_mib": profiled_first, "profiled_last_mib": profiled_last, "turns": turns}
 
 
 def rss_fetch_sets(ours, count):

@@ -39,7 +39,7 @@ _NAMES = {
     "fasthooks.profiling": ("Profile", "profile", "warn_slow_hooks"),
     "fasthooks.reporting": ("report",),
     "fasthooks.session": ("MonitoredSession", "MonitoredTrainingSession", "SingularMonitoredSession"),
-    "fasthooks.types": ("HookRow", "PlanReport", "ProfileReport", "Report", "SessionProfile", "TimeRow"),
+    "fasthooks.types": ("HookRow", "OnceRow", "PlanReport", "ProfileReport", "Report", "SessionProfile", "TimeRow"),
     "fasthooks.hooks.wandb_hook": ("WandbHook",),
     "tensorflow.compat.v1.train": (
         "CheckpointSaverListener",

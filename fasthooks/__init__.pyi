@@ -57,6 +57,7 @@ from fasthooks.tensorflow_train import SessionRunHook as SessionRunHook
 from fasthooks.tensorflow_train import SessionRunValues as SessionRunValues
 from fasthooks.tensorflow_train import WorkerSessionCreator as WorkerSessionCreator
 from fasthooks.types import HookRow as HookRow
+from fasthooks.types import OnceRow as OnceRow
 from fasthooks.types import PlanReport as PlanReport
 from fasthooks.types import ProfileReport as ProfileReport
 from fasthooks.types import Report as Report

@@ -50,6 +50,8 @@ class _Demand:
 
 _hooked, _plain, _read = _Demand(), _Demand(), _Demand()
 _unpatched = 0  # calls of `unpatch`
+# Constructs TensorFlow's monitored sessions, given its own constructor and the arguments; None: that alone does.
+_construct: Callable[..., None] | None = None
 
 
 class Replacement:
@@ -118,7 +120,11 @@ def _opening():
     def __init__(self, *args, **kwargs):
         if _read:
             global_step.colocate_read()
-        replacement.original(self, *args, **kwargs)
+        construct = _construct
+        if construct is None:
+            replacement.original(self, *args, **kwargs)
+        else:
+            construct(replacement.original, self, *args, **kwargs)
 
     replacement = Replacement(monitored_session._MonitoredSession, __init__)
     return replacement
@@ -136,7 +142,7 @@ def _update():
     global _serves_all, _serves_ours, _serves_plain
     adopts = _may_adopt and _has_hooks
     steps = (_hooked or adopts) and _chain.knows_hooked_session()
-    for replacements, wanted in ((_STEP, steps), (_CONSTRUCTORS, _plain), (_OPENING, _read)):
+    for replacements, wanted in ((_STEP, steps), (_CONSTRUCTORS, _plain), (_OPENING, _read or _construct is not None)):
         for replacement in replacements:
             if wanted:
                 replacement.install()
@@ -149,6 +155,17 @@ def _update():
         for session in list(_plain_sessions):
             plain_session.restore(session)
         _plain_sessions.clear()
+
+
+def construct_by(construct: Callable[..., None] | None) -> None:
+    """Has a function construct TensorFlow's monitored sessions, called as `construct(original, session, *args, **kwargs)`.
+
+    None: TensorFlow's own constructor, `original`, does so again.
+    """
+    global _construct
+    with _lock:
+        _construct = construct
+        _update()
 
 
 class OurHook(SessionRunHook):

@@ -86,8 +86,9 @@ def accelerate(session: Any) -> Any:
         why = "; for monitored sessions there is fasthooks.patch(), and ours need neither" if monitored else ""
         raise TypeError(f"session must be a tf.compat.v1.Session or InteractiveSession; got {session!r}{why}.")
     if type(session) in CLASSES:
-        session.__class__ = CLASSES[type(session)]
-        session._runs = _prepared.PreparedRuns(session)
+        stock = type(session)
+        session.__class__ = CLASSES[stock]
+        session._runs = _prepared.PreparedRuns(session, stock=stock)
     elif not isinstance(session, Accelerated):
         logging.warning("fasthooks.accelerate: a session of type %s keeps its own way to run.", type(session).__name__)
     return session

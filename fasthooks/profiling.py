@@ -4,6 +4,7 @@ The dispatcher times its steps (`step/_profile.pyx`); here what was collected is
 """
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -14,9 +15,11 @@ from typing import Any
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.platform import tf_logging as logging
 
-from fasthooks import patching
+from fasthooks import patching, session_calls
 from fasthooks.step import _profile
-from fasthooks.types import HookRow, ProfileReport, SessionProfile, TimeRow
+from fasthooks.types import HookRow, OnceRow, ProfileReport, SessionProfile, TimeRow
+
+MAX_TRACE_STEPS = 1_000_000  # 640 MB of events
 
 _lock = threading.Lock()
 _profile_in_force: "Profile | None" = None
@@ -28,6 +31,7 @@ def _stop_in_child():
     global _lock, _profile_in_force, _watch
     _lock, _profile_in_force, _watch = threading.Lock(), None, None
     _profile.install(None)
+    session_calls.forget()
 
 
 os.register_at_fork(after_in_child=_stop_in_child)
@@ -56,9 +60,9 @@ def _warn(hook, calls, steps):
 
 
 def _collector(skip_steps, trace_steps, share, min_us):
-    for name, value in (("skip_steps", skip_steps), ("trace_steps", trace_steps)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"{name} must be an int of at least 0; got {value!r}.")
+    for name, value, most in (("skip_steps", skip_steps, 2**63), ("trace_steps", trace_steps, MAX_TRACE_STEPS)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+            raise ValueError(f"{name} must be an int from 0 to {most:,}; got {value!r}.")
     if share is None:
         return _profile.Collector(skip_steps, trace_steps, 0.0, 0.0, None)
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
@@ -97,7 +101,7 @@ class Profile:
         events: list[dict[str, Any]] = [
             {"ph": "M", "name": "process_name", "pid": process, "tid": process, "args": {"name": "fasthooks"}}]
         events += [{"ph": "M", "name": "thread_name", "pid": process, "tid": thread, "args": {"name": name}}
-                   for thread, name in self._collector.threads.items()]
+                   for thread, name in list(self._collector.threads.items())]
         for label, thread, began, ns, step, plan in self._collector.trace_events():
             known = {"global_step": step, "plan": plan}
             args = {name: value for name, value in known.items() if value != {"global_step": -1, "plan": 0}[name]}
@@ -122,12 +126,14 @@ def profile(*, skip_steps: int = 100, trace: str | os.PathLike[str] | None = Non
     These are the steps of our sessions and, with a hook of ours or while `patch` is in force, of TensorFlow's, on all threads,
     of sessions that exist already too. A step lasts from the dispatcher's entry to its return; what comes before it on the
     same thread, back to the return of the step before, is the program's loop (for TensorFlow's own sessions with what their
-    chain does), unless another step ran meanwhile. Hooks that have nothing to do are not timed one by one. A child of a fork
-    is not profiled.
+    chain does), unless another step ran meanwhile. Hooks that have nothing to do are not timed one by one. `begin`,
+    `after_create_session` and `end` of hooks are timed too, apart from the turns, of monitored sessions that make a step. A child
+    of a fork is not profiled.
 
     Args:
       skip_steps: So many steps at the begin of each session are left out: plans are prepared, kernels warm up.
-      trace: Path of a Chrome trace that is written at the end of the block, after an error too; None: none is.
+      trace: Path of a Chrome trace that is written at the end of the block; None: none is. If the block ends with an error, one
+        of writing is only logged.
       trace_steps: So many steps are kept for traces, as far as there is room for 16 events a step, of 40 bytes each.
       slow_hook_share: As `share` of `warn_slow_hooks`; None: no hook is warned of.
 
@@ -137,28 +143,50 @@ def profile(*, skip_steps: int = 100, trace: str | os.PathLike[str] | None = Non
     Raises:
       RuntimeError: Another profile is in force in this process.
       ValueError: A number is out of its range.
+      FileNotFoundError: There is no directory for the trace.
 
     Cost: some 0.3 µs a step and 0.2 µs a call of a hook while it is in force, mostly readings of the clock; none after
       (`bench/budgets.py`, A2).
     """
     global _profile_in_force
     collector = _collector(skip_steps, trace_steps, slow_hook_share, 20.0)
+    if trace is not None:
+        # The program may go elsewhere; and what has gone wrong is better known before it has run.
+        trace = os.path.abspath(trace)
+        if not os.path.isdir(os.path.dirname(trace)):
+            raise FileNotFoundError(errno.ENOENT, "There is no directory for the trace", trace)
     with _lock:
         if _profile_in_force is not None:
             raise RuntimeError("Another fasthooks.profile is in force in this process.")
         profiled = _profile_in_force = Profile(collector)
-        _run.install()
-        _profile.install(collector)
     try:
+        with _lock:
+            _run.install()
+            session_calls.time_with(collector)
+            _profile.install(collector)
         yield profiled
-    finally:
-        if os.getpid() == profiled._process:
-            with _lock:
-                _profile_in_force = None
-                _profile.install(_watch)
-                _run.restore()
-            if trace is not None:
+    except BaseException:
+        if _end(profiled) and trace is not None:
+            try:
                 profiled.write_trace(trace)
+            except OSError as error:  # what has to be seen is the program's own error
+                logging.warning("fasthooks: the trace is not written: %s", error)
+        raise
+    if _end(profiled) and trace is not None:
+        profiled.write_trace(trace)
+
+
+def _end(profiled):
+    # Returns whether the profile is of this process: in the child of a fork it ended with the fork.
+    global _profile_in_force
+    if os.getpid() != profiled._process:
+        return False
+    with _lock:
+        _profile_in_force = None
+        _profile.install(_watch)
+        session_calls.time_with(None)
+        _run.restore()
+    return True
 
 
 def warn_slow_hooks(share: float = 0.25, *, min_us: float = 20.0) -> None:
@@ -213,6 +241,17 @@ def _row(durations: _profile.Durations, ns: float, turn_ns: int, turns: int) -> 
         "longest_us": durations.longest / 1000 if seen else None,
         "longest_step": durations.longest_step if durations.longest_step >= 0 else None,
     }
+
+
+def _once(session):
+    # Calls of what is called once a session, the most expensive hook first.
+    rows: list[tuple[int, OnceRow]] = []
+    for hook in [*session.hooks, session.other_hooks]:
+        calls = [(method, hook.once[method]) for method in ("begin", "after_create_session", "end") if method in hook.once]
+        whole = sum(durations.total for _, durations in calls)
+        rows += [(whole, {"hook": hook.name, "method": method, "calls": durations.count,
+                          "ms_per_call": durations.total / 1e6 / durations.count}) for method, durations in calls]
+    return [row for _, row in sorted(rows, key=lambda row: -row[0])]
 
 
 def _fetches(session):
@@ -271,6 +310,7 @@ def _session_profile(session: _profile.SessionTimes) -> SessionProfile:
         "fasthooks_us_per_turn": left_ns / 1000 / max(turns, 1),
         "own_runs_us_per_turn": session.own_runs / 1000 / max(turns, 1),
         "quiet": [hook.name for hook in session.hooks if hook.before is None and hook.after is None],
+        "once": _once(session),
     }
 
 
@@ -294,12 +334,39 @@ def _line(name, row):
             _longest(row))
 
 
+def _columns(lines):
+    # The first on the left, the others on the right.
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [" " + "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+
+
+def _grouped(rows):
+    # Each with the name of its hook, which is shown in the first of its rows.
+    width = max((len(row["hook"]) for row in rows), default=0)
+    shown = None
+    for row in rows:
+        yield f"  {'' if row['hook'] == shown else row['hook']:{width}} {row['method']}", row
+        shown = row["hook"]
+
+
+def _once_block(rows):
+    shown = [row for row in rows if row["ms_per_call"] >= 0.05]
+    if not shown:
+        return []
+    lines = [("once a session", "ms/call", "calls")]
+    lines += [(name, f"{row['ms_per_call']:,.1f}", f"{row['calls']:,}") for name, row in _grouped(shown)]
+    others = len(rows) - len(shown)
+    return [*_columns(lines), *([f"   {others} others of under 0.1 ms"] if others else [])]
+
+
 def _block(session: SessionProfile, skip_steps: int) -> str:
     turn, turns = session["turn"], session["turns"]
     name = f"session {session['session']}"
     failed = f"; {session['failed']:,} steps failed and are not counted" if session["failed"] else ""
+    once = _once_block(session["once"])
     if not turns:
-        return f"{name}: {session['left_out']:,} steps, all within the first {skip_steps:,}, which are left out{failed}"
+        return "\n".join([
+            f"{name}: {session['left_out']:,} steps, all within the first {skip_steps:,}, which are left out{failed}", *once])
     lines = [
         ("", "µs/turn", "share", "calls", "µs/call", "median", "longest (step)"),
         _line("native run", session["native"]),
@@ -310,22 +377,18 @@ def _block(session: SessionProfile, skip_steps: int) -> str:
     hooks_us = sum(row["us_per_turn"] for row in session["hooks"])
     turn_us = turn["us_per_turn"]
     lines.append(("hooks", _us(hooks_us), f"{hooks_us / turn_us:.1%}", "", "", "", ""))
-    width = max((len(row["hook"]) for row in session["hooks"]), default=0)
-    shown = None
-    for row in session["hooks"]:
-        lines.append(_line(f"  {'' if row['hook'] == shown else row['hook']:{width}} {row['method']}", row))
-        shown = row["hook"]
+    lines += [_line(shown, row) for shown, row in _grouped(session["hooks"])]
     left = session["fasthooks_us_per_turn"]
     lines.append(("fasthooks (quiet hooks, plans, feeds, results)", _us(left), f"{left / turn_us:.1%}", "", "", "", ""))
     at = "" if turn["longest_step"] is None else f" (step {turn['longest_step']:,})"
-    widths = [max(len(line[i]) for line in lines) for i in range(7)]
     text = [
         f"{name}: {turns:,} turns of your loop after the first {session['left_out']:,}; {_us(turn_us)} µs mean, "
         f"{_us(turn['median_us'] or 0)} median, longest {(turn['longest_us'] or 0) / 1000:,.1f} ms{at}{failed}",
-        *(" " + "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines),
+        *_columns(lines),
         f" of the hooks' time, runs that they made themselves: {_us(session['own_runs_us_per_turn'])} µs."
         + (f" Quiet throughout: {', '.join(session['quiet'])}" if session["quiet"] else ""),
         f" {session['stock']['calls']:,} of {turns:,} steps took TensorFlow's own way: fasthooks.report(session) says why"
         if session["stock"]["calls"] else " all steps by a plan",
+        *once,
     ]
     return "\n".join(text)

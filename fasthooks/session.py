@@ -34,7 +34,7 @@ from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session as stock
 from tensorflow.python.util import tf_export
 
-from fasthooks import global_step, reporting
+from fasthooks import global_step, reporting, session_calls
 from fasthooks.hooks import stock as our_hooks
 from fasthooks.hooks.async_checkpoint import AsyncCheckpointSaverHook
 from fasthooks.rebinding import rebound
@@ -66,10 +66,10 @@ class _MonitoredSession(_chain.SessionRunner):
             savers.warn_of_two(hooks)
 
         def create_session(self):
-            make = stock._MonitoredSession._CoordinatedSessionCreator.create_session
+            make = _guard.original_of(stock._MonitoredSession._CoordinatedSessionCreator.create_session)
             if _guard.is_defined_in(make, stock):
                 hooked = functools.partial(_chain.HookedSession, scheduling=self.scheduling)
-                sess = rebound(make, _HookedSession=hooked)(self)
+                sess = session_calls.create(self, rebound(make, _HookedSession=hooked))
             else:  # somebody's own, which may do anything
                 sess = super().create_session()
                 sess._sess = _chain.HookedSession(self.tf_sess, self._hooks, self.scheduling)

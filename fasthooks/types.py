@@ -86,6 +86,22 @@ class HookRow(TimeRow):
     method: str
 
 
+class OnceRow(TypedDict):
+    """What is called once in a session, of one hook.
+
+    Keys:
+      hook: As in HookRow.
+      method: "begin", "after_create_session" or "end".
+      calls: How often: more than once for a hook that is listed twice, and in the last session that is kept apart.
+      ms_per_call: Mean, ms, with the runs that the hook makes there.
+    """
+
+    hook: str
+    method: str
+    calls: int
+    ms_per_call: float
+
+
 class SessionProfile(TypedDict):
     """What the steps of one raw session cost.
 
@@ -101,7 +117,9 @@ class SessionProfile(TypedDict):
       hooks: The most expensive hook first.
       fasthooks_us_per_turn: What is left: quiet hooks, plans, feeds, results.
       own_runs_us_per_turn: Of the hooks' time: in runs that they made themselves.
-      quiet: Hooks that were never called, because they had nothing to do.
+      quiet: Hooks that were not called on any step, because they had nothing to do.
+      once: What was called once and is in no turn, the most expensive hook first. Nothing is known of what was called before the
+        profile began, and none of it in sessions that are not built by `MonitoredSession` or `SingularMonitoredSession`.
     """
 
     session: int
@@ -117,6 +135,7 @@ class SessionProfile(TypedDict):
     fasthooks_us_per_turn: float
     own_runs_us_per_turn: float
     quiet: list[str]
+    once: list[OnceRow]
 
 
 class ProfileReport(TypedDict):

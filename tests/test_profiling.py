@@ -778,4 +778,5 @@ def test_an_estimator(tmp_path, every):
     assert seen["turns"] == 300
     assert_adds_up(seen)
     assert next(row["hook"] for row in seen["hooks"] if row["calls"] > 100).startswith("Sleeper")
+    assert len([row for row in seen["once"] if row["hook"].startswith(("Sleeper", "Trivial"))]) == 6
     assert "Sleeper" in warnings(logs)[0] and len(warnings(logs)) == 1

@@ -346,7 +346,8 @@ def test_plain_sessions(tmp_path):
 def test_usage_errors(tmp_path):
     done = run("fasthooks", directory=tmp_path)
     assert done.returncode == 2 and "usage: python -m fasthooks run" in done.stderr
-    for options in ([], ["--skip-steps", "-1", "x.py"], ["--trace-steps", "1.5", "x.py"], ["--trace", "nothing/x", "x.py"]):
+    for options in ([], ["--skip-steps", "-1", "x.py"], ["--trace-steps", "1.5", "x.py"], ["--skip-steps", "1000001", "x.py"],
+                    ["--trace", "nothing/x", "x.py"]):
         done = run("profile", *options, directory=tmp_path)
         assert done.returncode == 2 and "usage: python -m fasthooks profile" in done.stderr, options
 

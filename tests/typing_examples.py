@@ -153,6 +153,7 @@ def profiled(session: fh.MonitoredSession, loss: Any, path: pathlib.Path) -> lis
     profile.write_trace("trace.json")
     slow = [row for one in profile.report()["sessions"] for row in one["hooks"] if row["us_per_call"] > 100.0]
     assert_type(slow, list[fh.HookRow])
+    assert_type(profile.report()["sessions"][0]["once"], list[fh.OnceRow])
     return [profile.table(), *(f"{row['hook']}: {row['method']}" for row in slow)]
 
 

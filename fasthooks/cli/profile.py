@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def _count(text):
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"an integer of at least 0 is expected, got {text!r}")
+    if not text.isdecimal() or int(text) > 1_000_000:  # so many steps can be traced
+        raise argparse.ArgumentTypeError(f"an integer from 0 to 1,000,000 is expected, got {text!r}")
     return int(text)
 
 

@@ -2,6 +2,7 @@
 
 from fasthooks.step._context cimport RunContextBase, RunProtos
 from fasthooks.step._live cimport Counted
+from fasthooks.step._plan cimport Plan
 from fasthooks.step._prepared cimport PreparedRuns, PreparedStep
 from fasthooks.step._profile cimport HookTimes, StepTimes
 from fasthooks.step._slot cimport Slot
@@ -60,6 +61,6 @@ cdef class Step:
     cdef int decision(self, Py_ssize_t place, Slot slot) except -1
     cdef int act_on_read(self, Py_ssize_t place, Py_ssize_t listed, Slot slot) except -1
     cdef int act(self, Slot slot, Py_ssize_t listed, object result) except -1
-    cdef tuple acting(self)
+    cdef int introduce(self, Plan plan) except -1
     cdef HookTimes times_of(self, Slot slot, Py_ssize_t listed)
     cdef object result_for(self, Py_ssize_t place, Slot slot)

@@ -19,8 +19,9 @@ from libc.stdint cimport int64_t
 
 from fasthooks.step._context cimport RunContextBase, RunProtos, new_context, new_values
 from fasthooks.step._feed cimport plain_dict
+from fasthooks.step._plan cimport Plan
 from fasthooks.step._prepared cimport PreparedRuns, PreparedStep, to_front
-from fasthooks.step._profile cimport Collector, HookTimes, StepTimes, clock, current
+from fasthooks.step._profile cimport Collector, HookTimes, SessionTimes, StepTimes, clock, current
 from fasthooks.step._slot cimport Slot
 from fasthooks.step._structure cimport Template, built, held
 from fasthooks.triggers._timer cimport ACT, QUIET, READ, Clock
@@ -160,7 +161,7 @@ cdef class HookDispatcher(Counted):
         if times is None:
             values = prepared.plan.call(feeds, runs.cache.steps)
         else:
-            values = runs.timed_values(times, prepared.plan, feeds, None, ())
+            values = runs.timed_values(times, prepared.plan, feeds, None)
         # Before any hook acts: a class of somebody's own in the structure may refuse its results.
         result = built(part, values, mappings)
         wall.known = False
@@ -349,7 +350,8 @@ cdef class Step:
         if self.times is None:
             self.values = runs.values(prepared.plan, feeds, self.protos)
         else:
-            self.values = runs.timed_values(self.times, prepared.plan, feeds, self.protos, self.acting())
+            self.introduce(prepared.plan)
+            self.values = runs.timed_values(self.times, prepared.plan, feeds, self.protos)
         self.results = [None if part is None else built(part, self.values, mapping)
                         for part, mapping in zip(parts, mappings)]
         self.prepared = prepared
@@ -450,11 +452,15 @@ cdef class Step:
             slot.trigger.acted(result)
         return 0
 
-    cdef tuple acting(self):
-        # HookTimes of the hooks that were asked and want something.
+    cdef int introduce(self, Plan plan) except -1:
+        # Tells the profile, once, which hooks were asked and want something.
+        cdef SessionTimes session = self.times.session
         cdef Py_ssize_t i
-        return tuple([self.times_of(<Slot>self.slots[i], i) for i in range(len(self.slots))
-                      if self.asked[i] and self.requests[i + 1] is not None])
+        if session.plan(plan.number) is None:
+            acting = tuple([self.times_of(<Slot>self.slots[i], i) for i in range(len(self.slots))
+                            if self.asked[i] and self.requests[i + 1] is not None])
+            session.new_plan(plan.number, plan.caller, plan.step_index(), acting)
+        return 0
 
     cdef HookTimes times_of(self, Slot slot, Py_ssize_t listed):
         if slot.timed_in is not self.times.session:

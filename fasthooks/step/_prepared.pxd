@@ -26,15 +26,17 @@ cdef class PreparedRuns(Counted):
     cdef dict raw_fields            # its `__dict__`
     cdef unsigned long long raw_version     # version of that dict when no `run` was last seen to be set in it
     cdef list recent                # PreparedSteps, last used first
+    cdef object stock               # see the constructor
     cdef SessionTimes times         # what its steps cost, of the profile that is or was in force last; None: of none
+    cdef SessionTimes other_times   # likewise, of the one before
     # Is called once, with the global step that the first step's run returned, or None; itself None: nobody waits for that.
     cdef public object on_first_step
     # Whether nothing has been put in the place of what a plan does.
     cdef bint plannable(self) except -1
     # Begins a step. `session`: the hooked session; None: one without hooks, see `Collector.begin`.
     cdef StepTimes begin(self, Collector collector, object session)
-    # Runs a plan, as `values`, and takes note of how long that took. `acting`: HookTimes of the hooks that asked for something.
-    cdef list timed_values(self, StepTimes times, Plan plan, dict feeds, RunProtos protos, tuple acting)
+    # Runs a plan, as `values`, and takes note of how long that took. A plan that is not known yet is one for which no hook asked.
+    cdef list timed_values(self, StepTimes times, Plan plan, dict feeds, RunProtos protos)
     # Why a run cannot even be looked at; None: nothing speaks against it.
     cdef str obstacle(self, object fetches, RunProtos protos)
     # The prepared step for these requests, the caller's first; None: there is none, and it is counted why. `asked`: for

@@ -80,10 +80,12 @@ cdef class PreparedRuns(Counted):
     Args:
       raw: The raw `tf.compat.v1.Session`; None: one that is closed.
       scheduling: As `PlanCache`.
+      stock: The class of TensorFlow's whose `run` serves the runs without hooks that no plan is for; None: there are none.
     """
 
-    def __cinit__(self, raw, str scheduling="auto"):
+    def __cinit__(self, raw, str scheduling="auto", stock=None):
         self.raw = raw
+        self.stock = stock
         self.cache = PlanCache(raw, scheduling)
         self.recent = []
         self.raw_guard = _session_guards.get(type(raw))
@@ -112,15 +114,17 @@ cdef class PreparedRuns(Counted):
 
     cdef StepTimes begin(self, Collector collector, object session):
         if self.times is None or self.times.serial != collector.serial:
-            self.times = collector.new_session(() if session is None else session._hooks)
+            self.times, self.other_times = self.other_times, self.times
+        if self.times is None or self.times.serial != collector.serial:
+            self.times = collector.new_session(self.raw, () if session is None else session._hooks)
         return collector.begin(self.times, self.cache.steps, session is None)
 
-    cdef list timed_values(self, StepTimes times, Plan plan, dict feeds, RunProtos protos, tuple acting):
+    cdef list timed_values(self, StepTimes times, Plan plan, dict feeds, RunProtos protos):
         cdef int64_t began = clock()
         cdef list values = plan.call(feeds, self.cache.steps) if protos is None else self.values(plan, feeds, protos)
         cdef PlanTimes known = times.session.plan(plan.number)
         if known is None:
-            known = times.session.new_plan(plan.number, plan.caller, plan.step_index(), acting)
+            known = times.session.new_plan(plan.number, plan.caller, plan.step_index(), ())
         times.native(began, known, values)
         return values
 
@@ -217,7 +221,7 @@ cdef class PreparedRuns(Counted):
         mappings = held(part, fetches)
         if times is None:
             return (built(part, self.values(prepared.plan, feeds, protos), mappings),)
-        return (built(part, self.timed_values(times, prepared.plan, feeds, protos, ()), mappings),)
+        return (built(part, self.timed_values(times, prepared.plan, feeds, protos), mappings),)
 
     def run(self, fetches, feed_dict, options, run_metadata):
         """Runs a step of a session that has no hooks; arguments as `tf.compat.v1.Session.run`.
@@ -232,6 +236,9 @@ cdef class PreparedRuns(Counted):
         times = self.begin(collector, None)
         try:
             result = self.run_counted(fetches, feed_dict, options, run_metadata, times)
+            if result is None and self.raw is not None:
+                times.stock = True
+                result = (self.stock.run(self.raw, fetches, feed_dict, options, run_metadata),)
             times.completed = result is not None
             return result
         finally:

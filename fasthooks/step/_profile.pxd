@@ -1,5 +1,6 @@
 """What steps and hooks cost, while somebody asks: intervals on the monotonic clock, in memory that does not grow with them."""
 
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from fasthooks.step._live cimport Counted
@@ -19,6 +20,7 @@ cdef class Durations(Counted):
 
 
 # The calls of one method of a hook.
+@cython.final
 cdef class Calls(Durations):
     cdef readonly str method
     cdef readonly int64_t counted   # ns, of those in steps that were counted: a step that failed is not, its calls are
@@ -26,15 +28,21 @@ cdef class Calls(Durations):
 
 
 # What is known of one hook of a session.
+@cython.final
 cdef class HookTimes(Counted):
     cdef object reference           # a weak reference; to a hook whose class has none, a function that returns it
     cdef readonly str name
+    cdef Py_ssize_t place
     cdef readonly Calls before, after       # None: not called yet
+    cdef readonly dict once         # name of a method that is called once a session -> Durations
     cdef bint settled               # no warning: there was one, or it has to look at each step
     cdef Calls calls(self, bint after)
+    # Of a method that is called once a session.
+    cdef Durations durations(self, str method)
 
 
 # The native runs of one plan.
+@cython.final
 cdef class PlanTimes(Counted):
     cdef readonly uint64_t number   # of the plan in its session; 0: several plans, and runs without one
     cdef readonly object caller     # equal for plans for the same fetches of the caller
@@ -44,9 +52,11 @@ cdef class PlanTimes(Counted):
 
 
 # What is known of one raw session.
+@cython.final
 cdef class SessionTimes(Counted):
     cdef uint64_t serial            # of its collector
-    cdef readonly int number
+    cdef readonly int number        # 0: none of its steps was seen yet
+    cdef bint several               # it is of more than one raw session
     cdef readonly Durations turn, step, loop
     cdef readonly Durations stock   # steps that TensorFlow's own loop over the hooks ran: their parts are not seen
     cdef readonly uint64_t left_out, failed
@@ -66,6 +76,8 @@ cdef class SessionTimes(Counted):
     cdef int meet(self, object hooks) except -1
     cdef HookTimes of_hook(self, object hook, Py_ssize_t place)
     cdef HookTimes new_hook(self, object hook, Py_ssize_t place)
+    # Adds what is known of the hooks of a session that had no step yet.
+    cdef int take_over(self, SessionTimes other) except -1
     # None: this plan was not seen yet.
     cdef PlanTimes plan(self, uint64_t number)
     cdef PlanTimes new_plan(self, uint64_t number, object caller, Py_ssize_t step_index, tuple acting)
@@ -78,6 +90,7 @@ cdef struct Call:
 
 
 # One step. Belongs to the thread that runs it.
+@cython.final
 cdef class StepTimes:
     cdef SessionTimes session
     cdef StepTimes below            # begun before it and still running, on any thread
@@ -97,7 +110,7 @@ cdef class StepTimes:
     cdef int begin_call(self, HookTimes hook, bint after) except -1
     cdef int end_call(self) except -1
     cdef int native(self, int64_t began, PlanTimes plan, list values) except -1
-    cdef int64_t step_number(self) except -2
+    cdef int64_t step_number(self) noexcept
 
 
 cdef struct Event:
@@ -106,6 +119,7 @@ cdef struct Event:
     int32_t label, plan
 
 
+@cython.final
 cdef class Collector(Counted):
     cdef readonly uint64_t skip_steps
     cdef readonly list sessions     # SessionTimes
@@ -119,8 +133,12 @@ cdef class Collector(Counted):
     cdef uint64_t traced, trace_steps
     cdef readonly list labels
     cdef readonly dict threads      # thread id in traces -> name
-    # Times for a raw session with these hooks.
-    cdef SessionTimes new_session(self, object hooks)
+    cdef readonly dict expected              # id of a raw session -> a weak reference to it, and its SessionTimes
+    # Times for a raw session with these hooks, whose first step begins.
+    cdef SessionTimes new_session(self, object raw, object hooks)
+    cdef int remember(self, object raw, SessionTimes times) except -1
+    # None: nothing of this raw session was seen.
+    cdef SessionTimes times_of(self, object raw)
     # Begins a step of a session that has begun `steps` before. `alone`: a run without hooks, which within another step is none.
     cdef StepTimes begin(self, SessionTimes session, uint64_t steps, bint alone)
     cdef int end(self, StepTimes times) except -1

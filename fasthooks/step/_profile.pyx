@@ -23,9 +23,9 @@ cdef extern from *:
 
 # What a session, and what a profile, keeps apart; the rest is counted together.
 cdef Py_ssize_t _MAX_HOOKS = 512, _MAX_PLANS = 64, _MAX_SESSIONS = 64
-# Every so many calls a hook is looked at for slowness; and its slowest calls, one in so many, are not looked at: what a hook
-# does now and then is not slowness.
-cdef int _LOOK_EVERY = 32, _RARE = 50
+# Of the calls of a hook that is looked at for slowness, the slowest, one in so many, do not count: what a hook does now and then
+# is not slowness.
+cdef int _RARE = 50
 cdef uint64_t _serials = 0
 cdef int32_t _STEP = 0, _NATIVE = 1, _LOOP = 2, _OTHERS = 3
 
@@ -96,6 +96,11 @@ cdef class Durations(Counted):
             self.longest_step = other.longest_step
 
 
+cdef inline bint _is_time_to_look(uint64_t calls) noexcept:
+    # After 32 calls, 64, 128 and so on, and from then on after each 1,024.
+    return calls >= 32 and (calls & (calls - 1) == 0 or calls & 1023 == 0)
+
+
 cdef inline bint _add(Durations durations, int64_t ns) noexcept:
     durations.count += 1
     durations.total += ns
@@ -121,14 +126,22 @@ cdef class HookTimes(Counted):
     Args:
       reference: A function that returns the hook, or None once it is gone.
       name: What it is called in tables.
+      place: Where it is in the hooks list; -1: nowhere.
     """
 
-    def __cinit__(self, reference, str name not None):
+    def __cinit__(self, reference, str name not None, Py_ssize_t place):
         self.reference = reference
         self.name = name
+        self.place = place
+        self.once = {}
 
     cdef Calls calls(self, bint after):
         return self.after if after else self.before
+
+    cdef Durations durations(self, str method):
+        if method not in self.once:
+            self.once[method] = Durations()
+        return <Durations>self.once[method]
 
 
 cdef class PlanTimes(Counted):
@@ -154,7 +167,7 @@ cdef class SessionTimes(Counted):
         self.stock = Durations()
         self.hooks = []
         self.by_id = {}
-        self.other_hooks = HookTimes(None, "others")
+        self.other_hooks = HookTimes(None, "others", -1)
         self.plans = {}
         self.other_plans = PlanTimes(0, None, -1, ())
 
@@ -173,6 +186,15 @@ cdef class SessionTimes(Counted):
             return <HookTimes>found
         return self.new_hook(hook, place)
 
+    cdef int take_over(self, SessionTimes other) except -1:
+        # What is known of another session's hooks before its first step.
+        cdef HookTimes times
+        for times in other.hooks:
+            hook = times.reference()
+            for method, durations in times.once.items():
+                (self.other_hooks if hook is None else self.of_hook(hook, times.place)).durations(method).merge(durations)
+        return 0
+
     cdef HookTimes new_hook(self, object hook, Py_ssize_t place):
         cdef HookTimes times
         if len(self.hooks) >= _MAX_HOOKS:
@@ -181,13 +203,16 @@ cdef class SessionTimes(Counted):
             reference = weakref.ref(hook)
         except TypeError:
             reference = _Itself(hook)
-        times = HookTimes(reference, _name(hook, place))
+        times = HookTimes(reference, _name(hook, place), place)
         self.by_id[<size_t><PyObject*>hook] = times
         self.hooks.append(times)
         return times
 
     cdef PlanTimes plan(self, uint64_t number):
         cdef PlanTimes last = self.last_plan
+        if self.several:
+            # Each has numbers of its own.
+            return self.other_plans
         if last is not None and last.number == number:
             return last
         last = self.plans.get(number)
@@ -213,16 +238,29 @@ cdef class _Itself:
 
 
 def _name(hook, place):
-    # Not through the hook's own `__getattr__`, or a property, which may do anything.
+    # Not through the hook's own `__getattr__`, a property or a metaclass, which may do anything.
+    cls = type(hook)
     try:
         own = object.__getattribute__(hook, "__dict__")
-    except AttributeError:
-        own = {}
-    name = next((names["name"] for names in (own, *[base.__dict__ for base in type(hook).__mro__]) if "name" in names), None)
-    named = f" {name!r}" if type(name) is str else ""
-    return f"{type(hook).__name__}{named} (hooks[{place}])"
+    except Exception:
+        own = None
+    dicts = [own] if type(own) is dict else []
+    dicts += [_dict_of(base) for base in _mro_of(cls)]
+    name = next((names["name"] for names in dicts if "name" in names), None)
+    named = f" {_short(name)!r}" if type(name) is str else ""
+    return f"{repr(_short(_name_of(cls)))[1:-1]}{named} (hooks[{place}])"
 
 
+# What `type` itself says of a class.
+_name_of, _mro_of, _dict_of = [vars(type)[name].__get__ for name in ("__name__", "__mro__", "__dict__")]
+
+
+def _short(text):
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# None is ever part of a cycle.
+@cython.no_gc
 @cython.freelist(8)
 cdef class StepTimes:
     def __dealloc__(self):
@@ -261,8 +299,11 @@ cdef class StepTimes:
             self.global_step = values[plan.step_index]
         return 0
 
-    cdef int64_t step_number(self) except -2:
-        return -1 if self.global_step is None else int(self.global_step)
+    cdef int64_t step_number(self) noexcept:
+        try:
+            return -1 if self.global_step is None else int(self.global_step)
+        except Exception:   # a program may feed what it likes in its place
+            return -1
 
 
 cdef class Collector(Counted):
@@ -287,11 +328,10 @@ cdef class Collector(Counted):
         self.min_ns = min_ns
         self.warn = warn
         self.sessions = []
+        self.expected = {}
         self.labels = ["step", "native run", "your loop", "others"]
         self.threads = {}
         if trace_steps:
-            if trace_steps > 1 << 24:
-                raise MemoryError(f"No room to trace {trace_steps} steps.")
             self.event_capacity = <Py_ssize_t>(16 * trace_steps)
             self.events = <Event*>PyMem_Malloc(self.event_capacity * sizeof(Event))
             if self.events is NULL:
@@ -300,14 +340,58 @@ cdef class Collector(Counted):
     def __dealloc__(self):
         PyMem_Free(self.events)
 
-    cdef SessionTimes new_session(self, object hooks):
-        cdef SessionTimes session
-        # Those past the last that is kept apart are counted together with it.
+    cdef SessionTimes new_session(self, object raw, object hooks):
+        cdef SessionTimes known = self.times_of(raw), session
+        if known is not None and known.number:
+            known = None
         if len(self.sessions) < _MAX_SESSIONS:
-            self.sessions.append(SessionTimes(self.serial, len(self.sessions) + 1))
-        session = <SessionTimes>self.sessions[-1]
+            session = SessionTimes(self.serial, 0) if known is None else known
+            self.sessions.append(session)
+            session.number = len(self.sessions)
+        else:
+            # Those past the last that is kept apart are counted together with it.
+            session = <SessionTimes>self.sessions[-1]
+            session.several = True
+            if known is not None:
+                session.take_over(known)
         session.meet(hooks)
+        self.remember(raw, session)
         return session
+
+    cdef int remember(self, object raw, SessionTimes times) except -1:
+        expected, key = self.expected, id(raw)
+        try:
+            reference = weakref.ref(raw, lambda _: expected.pop(key, None))
+        except TypeError:  # None, or a class without weak references
+            return 0
+        expected[key] = reference, times
+        return 0
+
+    cdef SessionTimes times_of(self, object raw):
+        reference, times = self.expected.get(id(raw), (None, None))
+        return <SessionTimes>times if reference is not None and reference() is raw else None
+
+    def expect(self, raw):
+        """Takes note of a raw session that was just made: what is told of it waits for its first step."""
+        self.remember(raw, SessionTimes(self.serial, 0))
+
+    def note_once(self, raw, hook, Py_ssize_t place, str method not None, int64_t ns):
+        """Takes note of a call that a hook has once in a raw session. Nothing is told of sessions without a step.
+
+        Args:
+          raw: The raw session.
+          hook: The hook.
+          place: Where it is in the hooks list.
+          method: What was called.
+          ns: How long it took.
+        """
+        cdef SessionTimes session = self.times_of(raw)
+        cdef StepTimes outer = self.running() if self.newest is not None else None
+        # A hook that closes its session within a step is in the midst of a call that is timed.
+        while outer is not None and outer.session is not session:
+            outer = outer.outer
+        if session is not None and outer is None:
+            session.of_hook(hook, place).durations(method).add(ns)
 
     cdef StepTimes running(self):
         cdef StepTimes times = self.newest
@@ -405,7 +489,7 @@ cdef class Collector(Counted):
                 calls.longest_step = times.step_number()
             if times.completed:
                 calls.counted += ns
-                if self.warn is not None and calls.count % _LOOK_EVERY == 0 and not hook.settled:
+                if self.warn is not None and not hook.settled and _is_time_to_look(calls.count):
                     self.look(times, hook, calls)
         return 0
 
@@ -415,7 +499,10 @@ cdef class Collector(Counted):
         if (hook is not times.session.other_hooks and 2 * calls.count > steps.count and usual > self.min_ns
                 and usual > self.share * <double>steps.usual_mean()):
             hook.settled = True
-            self.warn(hook, calls, steps)
+            try:
+                self.warn(hook, calls, steps)
+            except Exception:   # of a logging filter, for example; the step has a result
+                pass
         return 0
 
     cdef int trace(self, StepTimes times, int64_t ended) except -1:

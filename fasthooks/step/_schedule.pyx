@@ -25,6 +25,7 @@ import collections
 import numpy as np
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.client import pywrap_tf_session
+from tensorflow.python.framework import ops
 from tensorflow.python.training import training_util
 
 from fasthooks.step import scheduling as scheduling_lib
@@ -232,9 +233,15 @@ def _growth(numbered):
 def reads_global_step(tensor):
     """Returns whether a tensor is the graph's global step, or the read of it that the stock hooks share."""
     graph = tensor.graph
-    if tensor is training_util._get_global_step_read(graph):
-        return True
-    step = training_util.get_global_step(graph)
+    try:
+        if tensor is training_util._get_global_step_read(graph):
+            return True
+        # Of several TensorFlow would log that it takes none.
+        if len(graph.get_collection(ops.GraphKeys.GLOBAL_STEP)) > 1:
+            return False
+        step = training_util.get_global_step(graph)
+    except (TypeError, ValueError, RuntimeError):   # what bears that name or key is no global step
+        return False
     if step is None:
         return False
     reads = tensor.op.type in ("ReadVariableOp", "Identity")
