@@ -156,6 +156,22 @@ def test_called_by_hand_it_finds_no_last_step():
         assert hook._get_last_step() is None
 
 
+@pytest.mark.parametrize(("last_step", "left"), [
+    (60, "59 s"), (62, "0:01:01"), (86_400 * 2, "1 day, 23:59:59"), (86_400 * 100 + 1, "100 days"),
+    (sys.maxsize, "106,751,991,167,300 days")])
+def test_how_long_is_left(way, clock, monotonic, last_step, left):
+    with captured_logs() as logs:
+        run(way, clock, [fh.ProgressHook(last_step, log_secs=1, file=io.StringIO())], make_train(order="before"), 2)
+    assert f", {left} left" in lines(logs)[1]
+
+
+def test_a_bar_of_a_last_step_that_never_comes(way, clock, terminal):
+    pytest.importorskip("tqdm")
+    file, read = terminal
+    run(way, clock, [fh.ProgressHook(refresh_secs=1, file=file), fh.StopAtStepHook(last_step=sys.maxsize)], make_train(), 3)
+    assert f"3/{sys.maxsize}" in read()
+
+
 @pytest.mark.parametrize("order", ["before", "after"])
 @pytest.mark.parametrize("increment", [1, 3])
 def test_the_last_step_is_shown_whatever_the_order_of_the_read(way, clock, order, increment):

@@ -45,7 +45,9 @@ def _duration(secs):
     secs = round(secs)
     if secs < 60:
         return f"{secs} s"
-    return str(datetime.timedelta(seconds=secs))
+    days, secs = divmod(secs, 86400)
+    # With a last step that is never meant to come it can be more than a timedelta holds.
+    return f"{days:,} days" if days > 99 else str(datetime.timedelta(days, secs))
 
 
 def _hooks_of_session():
