@@ -654,7 +654,7 @@ def test_a_failure_leaves_a_list_that_holds(tmp_path, fails):
     sink.started(None, 0)
     sink.write(1, {"x": 3.0}, None)
     target = {"save": (saver, "save"), "replace": (os, "replace"),
-              "remove": (fh.hooks.monitors.checkpoint_management, "remove_checkpoint")}[fails]
+              "remove": (os, "remove")}[fails]
     with mock.patch.object(*target, side_effect=OSError("full")), pytest.raises(OSError, match="full"):
         sink.write(2, {"x": 2.0}, None)
     assert fh.best_checkpoint(tmp_path) == str(tmp_path / ("best-2" if fails == "remove" else "best-1"))

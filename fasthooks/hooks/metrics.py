@@ -247,7 +247,7 @@ class MetricsHook(PerStepMethods, _everyday.MeanTrigger, _Rows):
     def _act(self, run_context, run_values, step):
         values = run_values.results
         if self._packed is not None:
-            _, values = self._means(*self.take(values))
+            values = self._means(self.take(values))
         if self._write_values(int(step), values, run_context.session):
             run_context.request_stop()
 
@@ -255,10 +255,11 @@ class MetricsHook(PerStepMethods, _everyday.MeanTrigger, _Rows):
         if self._packed is None:
             super()._act_at_end(session)
         elif (taken := self.take()) is not None:
-            self._write_values(*self._means(*taken), session)
+            self._write_values(int(taken[0][0]), self._means(taken), session)
 
-    def _means(self, sums, runs):
-        return int(sums[0]), dict(zip(self._names, sums[1:] / runs, strict=True))
+    def _means(self, taken):
+        sums, runs = taken
+        return dict(zip(self._names, sums[1:] / runs, strict=True))
 
     def _write_values(self, step, values, session):
         now, last = time.monotonic(), self._last_row

@@ -1,5 +1,6 @@
 """What is done about rows of metrics: EarlyStopping stops the training, BestCheckpoints keeps the best of its states."""
 
+import glob
 import json
 import math
 import os
@@ -9,7 +10,6 @@ from typing import Any, Literal
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
-from tensorflow.python.training import checkpoint_management
 
 from fasthooks.hooks.acting import check_count
 from fasthooks.hooks.sinks import Lines, Sink, local_path
@@ -83,7 +83,7 @@ class EarlyStopping(_Monitor):
         self._patience = patience
         self._min_delta = min_delta
         self._min_steps = min_steps
-        self._lines = None if state_file is None else Lines(local_path("state_file", state_file))
+        self._lines: Any = None if state_file is None else Lines(local_path("state_file", state_file))
         self._rows: list[tuple[int, float]] = []
         self._forget()
 
@@ -251,7 +251,8 @@ class BestCheckpoints(_Monitor):
         displaced = [one for one in self._kept if one not in kept]
         self._kept = kept
         for one in displaced:
-            checkpoint_management.remove_checkpoint(os.path.join(self._directory, one["path"]))
+            for path in _files(self._directory, one):
+                os.remove(path)
 
 
 def _read_list(directory):
@@ -283,9 +284,15 @@ def _write_list(directory, listed):
         raise
 
 
+def _files(directory, one):
+    # What a checkpoint consists of, in either of TensorFlow's formats, what is last written first. TensorFlow's own functions for
+    # this log that they are deprecated.
+    prefix = glob.escape(os.path.join(directory, one["path"]))
+    return [path for suffix in (".index", "", ".data-?????-of-?????") for path in glob.glob(prefix + suffix)]
+
+
 def _existing(directory, listed):
-    return [one for one in (listed["checkpoints"] if listed else ())
-            if checkpoint_management.checkpoint_exists(os.path.join(directory, one["path"]))]
+    return [one for one in (listed["checkpoints"] if listed else ()) if _files(directory, one)]
 
 
 def best_checkpoint(directory: str | os.PathLike[str]) -> str | None:
