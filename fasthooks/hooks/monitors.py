@@ -292,7 +292,8 @@ def _files(directory, one):
 
 
 def _existing(directory, listed):
-    return [one for one in (listed["checkpoints"] if listed else ()) if _files(directory, one)]
+    return [one for one in (listed["checkpoints"] if listed else ())
+            if not all(".data-" in path for path in _files(directory, one))]
 
 
 def best_checkpoint(directory: str | os.PathLike[str]) -> str | None:
