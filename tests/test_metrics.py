@@ -356,7 +356,8 @@ def test_listed_twice_and_beside_another_with_its_sink(way, tmp_path, reduce):
             for _ in range(4):
                 session.run(train)
 
-    for name, make in (("csv", fh.CSVSink), ("jsonl", fh.JSONLSink), ("events", fh.EventSink)):
+    for name, make in (("csv", fh.CSVSink), ("jsonl", fh.JSONLSink), ("events", fh.EventSink),
+                       ("state", lambda path: fh.EarlyStopping("loss", patience=99, mode="min", state_file=path))):
         run(name, make)
     assert {line.partition(",")[0] for line in (tmp_path / "csv").read_text().splitlines()} >= {"step", "0", "2"}
     assert (tmp_path / "jsonl").read_text().count("loss") == (tmp_path / "csv").read_text().count("\n") - 1
