@@ -136,20 +136,25 @@ def test_what_is_fetched_on_which_runs(way, reduce):
     assert [step for step, _ in sink.rows] == [1, 5, 9]
 
 
+NUMBERS = {"bool": True, "int64": -(1 << 40), "uint8": 200, "uint64": 1 << 40, "float16": 0.25, "bfloat16": 0.5,
+           "float64": -1e300}
+
+
 def test_kinds_of_metrics(way):
     train, loss = build_model()
-    variable = v1.get_variable("variable", initializer=np.float64(2.5), use_resource=True)
-    of_unknown_shape = v1.placeholder_with_default(7.0, None)
+    variables = [v1.get_variable(f"variable{resource}", initializer=np.float64(2.5), use_resource=resource)
+                 for resource in (True, False)]
+    fed = v1.placeholder_with_default(7.0, None)  # of unknown shape
     given = {
-        "name": "loss:0", "tensor": loss, "variable": variable, "bool": tf.constant(True), "int8": tf.constant(3, tf.int8),
-        "bfloat16": tf.constant(0.5, tf.bfloat16), "unknown": of_unknown_shape, "Straße, \"x\"": tf.constant(1)}
+        "name": "loss:0", "tensor": loss, "variable": variables[0], "reference": variables[1], "by name": "variableFalse:0",
+        "fed": fed, "Straße,\r\n\"x\"": tf.constant(1), **{name: tf.constant(value, name) for name, value in NUMBERS.items()}}
     for reduce in REDUCES:
         sinks = [Keeps(), Keeps()]
         hooks = [fh.MetricsHook(metrics, to=sink, every_n_steps=1, reduce=reduce, at_end=False)
                  for metrics, sink in zip((given, lambda: given), sinks)]
-        way.run(hooks, train, 2)
+        way.run(hooks, train, 2, {fed: 8.0})
         for sink in sinks:
-            assert sink.rows[1] == (1, dict(zip(given, [1.0, 1.0, 2.5, 1.0, 3.0, 0.5, 7.0, 1.0])))
+            assert sink.rows[1] == (1, dict(zip(given, [1.0, 1.0, 2.5, 2.5, 2.5, 8.0, 1.0, *map(float, NUMBERS.values())])))
             assert list(sink.rows[0][1]) == list(given)
             assert sink.notes[0] == ("begin", [*given, "steps_per_sec"])
 
@@ -187,13 +192,13 @@ def test_bad_vectors_are_not_added():
                 np.array([1e300, 1.0]), np.ones(4)[::2], np.ones(2, ">f8")):
         hook.after_run(context, v1.train.SessionRunValues(odd, None, None))
         assert hook._sums is None
-    hook.add(np.array([5.0, 2.0]))
-    hook.add(np.array([6.0, 2.0, 3.0]))
-    hook.add(np.array([6.0, 4.0]))
-    assert (hook._sums.tolist(), hook._added) == ([6.0, 6.0], 2)
+    assert hook.take() is None
+    for packed in ([5.0, 2.0], [6.0, 2.0, 3.0], [6.0, 4.0]):
+        hook.after_run(context, v1.train.SessionRunValues(np.array(packed), None, None))
+    sums, runs = hook.take(np.array([7.0, 0.5]))
+    assert (sums.tolist(), runs, hook._sums) == ([7.0, 6.5], 3, None)
     hook._sums = "mine"
-    hook.add(np.array([6.0, 4.0]))
-    assert hook._sums == "mine"
+    assert hook.take(np.array([6.0, 4.0]))[0] == "mine"
 
 
 @pytest.mark.parametrize("reduce", REDUCES)
@@ -313,6 +318,76 @@ def test_inside_every_and_from_threads(way, reduce):
     assert 30 <= len(sink.rows) <= 42
     if reduce == "mean":
         assert all(0 <= row["loss"] < 200 for _, row in sink.rows)
+
+
+def test_means_of_threads_that_act_at_a_time(way):
+    # While one makes its row of what was added up, others begin and end whole periods.
+    train, loss = build_model()
+    rows, inner = [], threading.local()
+
+    def to(step, row):
+        rows.append(row["loss"])
+
+    class Between(fh.MetricsHook):
+        def _means(self, *args):
+            if not hasattr(inner, "is_in"):
+                inner.is_in = True
+                thread = threading.Thread(target=lambda: (setattr(inner, "is_in", True), session.run(train), session.run(train)))
+                thread.start()
+                thread.join()
+                del inner.is_in
+            return super()._means(*args)
+
+    with way.session([Between({"loss": loss}, to=to, every_n_steps=1, reduce="mean")]) as session:
+        session.run(train)
+        session.run(train)
+    assert sorted(rows) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("reduce", REDUCES)
+def test_listed_twice_and_beside_another_with_its_sink(way, tmp_path, reduce):
+    train, loss = build_model()
+
+    def run(name, make):
+        hook, other = (fh.MetricsHook({"loss": loss}, to=make(tmp_path / name), every_n_steps=2, reduce=reduce)
+                       for make in (make, make))
+        other._sinks = hook._sinks
+        with way.session([hook, hook, other]) as session:
+            for _ in range(4):
+                session.run(train)
+
+    for name, make in (("csv", fh.CSVSink), ("jsonl", fh.JSONLSink), ("events", fh.EventSink),
+                       ("state", lambda path: fh.EarlyStopping("loss", patience=99, mode="min", state_file=path))):
+        run(name, make)
+    assert {line.partition(",")[0] for line in (tmp_path / "csv").read_text().splitlines()} >= {"step", "0", "2"}
+    assert (tmp_path / "jsonl").read_text().count("loss") == (tmp_path / "csv").read_text().count("\n") - 1
+    v1.summary.FileWriterCache.clear()
+
+
+def test_sinks_before_the_one_that_cannot_begin_are_closed(way):
+    build_model()
+    first, second = Keeps(), Keeps()
+    second.begin = mock.Mock(side_effect=ArithmeticError("mine"))
+    with pytest.raises(ArithmeticError, match="mine"):
+        way.session([fh.MetricsHook(to=[first, second], every_n_steps=1)])
+    assert first.notes == [("begin", ["steps_per_sec"]), ("close",)]
+
+
+@pytest.mark.parametrize("reduce", REDUCES)
+def test_a_run_inside_the_hook_and_a_clock_that_goes_back(way, clock, reduce):
+    train, loss = build_model()
+    steps = []
+
+    def to(step, row):
+        steps.append(step)
+        if len(steps) == 2:
+            session.run(train)
+
+    with way.session([fh.MetricsHook({"loss": loss}, to=to, every_n_secs=2, reduce=reduce, at_end=False)]) as session:
+        for secs in (0, 2, -100, 101, 1, 2):  # what goes by before each run
+            clock.tick(secs)
+            session.run(train)
+    assert steps == [0, 1, 5, 6]
 
 
 @pytest.mark.parametrize("reduce", REDUCES)
@@ -510,6 +585,27 @@ def test_every_step_from_the_start(way):
     assert [step for step, _ in sink.rows] == [0, 1, 2, 3]
 
 
+def test_kinds_of_results(way):
+    train, _ = build_model()
+    tensors = {name: tf.constant(value, name) for name, value in NUMBERS.items()}
+    sink = Keeps()
+    hook = fh.EvaluationHook(lambda session: {"int": 3, "bool of Python": True, **session.run(tensors)}, to=sink, every_n_steps=1)
+    way.run([hook], train, 1)
+    assert sink.rows[0] == (0, {"int": 3.0, "bool of Python": 1.0, **{name: float(value) for name, value in NUMBERS.items()}})
+
+
+def test_an_evaluation_that_runs_the_session_that_it_is_in(way):
+    train, loss = build_model()
+    sink = Keeps()
+    hook = fh.EvaluationHook(lambda _: {"w": session.run(loss)}, to=sink, every_n_steps=2, at_end=False)
+    with way.session([hook, fh.StopAtStepHook(last_step=4)]) as session:
+        while not session.should_stop():
+            session.run(train)
+    # The runs inside count as runs that reach a step, so a period may be one shorter.
+    assert sink.rows[0] == (0, {"w": 1.0}) and sink.rows[-1][0] < 4
+    assert all(row == {"w": step + 1.0} for step, row in sink.rows) and len(sink.rows) in (2, 3)
+
+
 @pytest.mark.parametrize("error", [tf.errors.OutOfRangeError(None, None, "over"), StopIteration("over")],
                          ids=lambda error: type(error).__name__)
 def test_an_evaluation_without_input_does_not_end_the_training_silently(way, error):
@@ -522,6 +618,10 @@ def test_an_evaluation_without_input_does_not_end_the_training_silently(way, err
 @pytest.mark.parametrize(("results", "error", "match"), [
     ([{"x": 1}, {"y": 1}], ValueError, r"^evaluate must return the same names each time; got \['y'\], and before \['x'\]\.$"),
     ([{"x": 1}, {"x": 1, "y": 1}], ValueError, r"the same names"),
+    ([{}, {"x": 1}], ValueError, r"got \['x'\], and before \[\]\.$"),
+    ([{1: 2}], TypeError, r"^The name of a metric must be a str; got 1\.$"),
+    ([{"step": 2}], ValueError, r"^A metric must not be called step, time; got 'step'\.$"),
+    ([{"x": np.zeros(1, "V2")[0]}], TypeError, r"for 'x'"), ([{"x": np.str_("1")}], TypeError, r"for 'x'"),
     ([{"x": "1"}], TypeError, r"^evaluate must return numbers; got '1' for 'x'\.$"),
     ([{"x": 1j}], TypeError, r"for 'x'"), ([{"x": np.ones(1)}], TypeError, r"for 'x'"), ([{"x": None}], TypeError, r"for 'x'"),
     ([[1]], TypeError, r"^evaluate must return a dict of name to number; got \[1\]\.$"), ([None], TypeError, r"got None")])
@@ -563,30 +663,3 @@ def test_options_of_the_caller_stay(way):
             session.run(train, options=options, run_metadata=metadata)
     assert metadata.step_stats.dev_stats
     assert sink.rows == [(0, {"loss": 0.0}), (2, {"loss": 1.5})]
-
-
-@pytest.mark.skipif(not hasattr(tf, "estimator"), reason="this TensorFlow has no tf.estimator: 2.15 is the last one that has")
-@pytest.mark.parametrize("adopts", [True, False], ids=["adopted", "tf_session"])
-@pytest.mark.parametrize("reduce", REDUCES)
-def test_estimator(tmp_path, adopts, reduce):
-    def model_fn(features, labels, mode):
-        weight = v1.get_variable("weight", initializer=1.0)
-        loss = tf.reduce_mean(tf.square(weight * features - 2.0), name="the_loss")
-        train = v1.train.GradientDescentOptimizer(0.01).minimize(loss, v1.train.get_global_step())
-        return tf.estimator.EstimatorSpec(mode, {"value": loss}, loss, train)
-
-    def input_fn():
-        return tf.data.Dataset.from_tensors([3.0]).map(lambda x: (x, x)).repeat()
-
-    path = tmp_path / "rows.csv"
-    hook = fh.MetricsHook({"loss": "the_loss:0"}, to=fh.CSVSink(path), every_n_steps=5, reduce=reduce)
-    fh.adopt(adopts)
-    try:
-        estimator = tf.estimator.Estimator(model_fn, str(tmp_path / "model"))
-        for _ in range(2):
-            estimator.train(input_fn, hooks=[hook], steps=10)
-    finally:
-        fh.adopt(True)
-    lines = path.read_text().splitlines()
-    assert lines[0] == "step,time,loss,steps_per_sec" and len(lines) >= 6
-    assert all(len(line.split(",")) == 4 for line in lines)

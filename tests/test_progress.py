@@ -1,5 +1,6 @@
 """ProgressHook and TimeLimitHook: what is shown where, and when a training stops, in TensorFlow's sessions and in ours."""
 
+import copy
 import datetime
 import io
 import os
@@ -80,6 +81,95 @@ def test_without_a_last_step_nothing_is_left(way, clock, monotonic):
     with captured_logs() as logs:
         run(way, clock, [fh.ProgressHook(log_secs=2, file=io.StringIO())], make_train(), 4, secs=0.001)
     assert lines(logs) == ["step 1", "step 4, 1,000 steps/s"]
+
+
+def run_until_stop(way, clock, hooks, train, creator=None):
+    """Runs of a second each until a hook stops; returns the log lines of progress."""
+    with captured_logs() as logs, way.session(hooks, creator) as session:
+        while not session.should_stop():
+            clock.tick()
+            session.run(train)
+    return lines(logs)
+
+
+@pytest.mark.parametrize("stop", [fh.StopAtStepHook, v1.train.StopAtStepHook, type("Mine", (v1.train.StopAtStepHook,), {})],
+                         ids=["ours", "tensorflow", "subclass"])
+@pytest.mark.parametrize("arguments", [{"last_step": 109}, {"num_steps": 9}], ids=["last_step", "num_steps"])
+@pytest.mark.parametrize("is_first", [True, False], ids=["before", "after"])
+def test_the_last_step_is_that_of_the_hook_that_stops(way, clock, monotonic, stop, arguments, is_first):
+    train = make_train(first=100, order="before")
+    progress = fh.ProgressHook(log_secs=4, file=io.StringIO())
+    hooks = [progress, stop(**arguments)] if is_first else [stop(**arguments), progress]
+    assert run_until_stop(way, clock, [*hooks, fh.StopAtStepHook(last_step=1000)], train) == [
+        "step 100 of 109 (91.7 %)", "step 104 of 109 (95.4 %), 1 steps/s, 5 s left",
+        "step 108 of 109 (99.1 %), 1 steps/s, 1 s left", "step 109 of 109 (100.0 %), 1.125 steps/s"]
+
+
+def test_a_last_step_that_is_given_is_not_looked_for(way, clock):
+    hooks = [fh.ProgressHook(50, log_secs=100, file=io.StringIO()), fh.StopAtStepHook(last_step=3)]
+    assert run_until_stop(way, clock, hooks, make_train())[0] == "step 1 of 50 (2.0 %)"
+
+
+def test_the_last_step_is_looked_up_when_it_is_shown(way, clock):
+    train, progress, stop = make_train(), fh.ProgressHook(log_secs=1, file=io.StringIO()), fh.StopAtStepHook(last_step=2)
+    hooks = [fh.Every(progress, iters=1)]
+    with captured_logs() as logs, way.session(hooks) as session:
+        for last_step in (None, 8, 9, 0):
+            if last_step == 8:
+                stop.begin()
+                hooks.append(stop)
+            stop._last_step = last_step
+            clock.tick()
+            session.run(train)
+        assert progress._beside is hooks and not copy.copy(progress)._beside
+    assert [line.partition(" (")[0].partition(",")[0] for line in lines(logs)] == [
+        "step 1", "step 2 of 8", "step 3 of 9", "step 4"]
+    assert not progress._beside  # nothing of the session is kept
+
+
+def test_each_session_has_a_last_step_of_its_own(way, clock, tmp_path):
+    train, _ = build_model()
+    progress = fh.ProgressHook(log_secs=100, file=io.StringIO())
+    for last_step in (5, 9):
+        told = run_until_stop(way, clock, [progress, fh.StopAtStepHook(last_step=last_step)], train)
+        assert f" of {last_step} " in told[0]
+    with way.session([progress]) as session, captured_logs() as logs:
+        session.run(train)
+    assert lines(logs) == ["step 0"]
+    # A recovery makes the session anew.
+    creator = v1.train.ChiefSessionCreator(checkpoint_dir=str(tmp_path))
+    hooks = [progress, v1.train.CheckpointSaverHook(str(tmp_path), save_steps=4),
+             Fails([6], tf.errors.AbortedError(None, None, "lost")), v1.train.StopAtStepHook(num_steps=9)]
+    assert all(" of 9 " in line for line in run_until_stop(way, clock, hooks, train, creator))
+
+
+def test_called_by_hand_it_finds_no_last_step():
+    with tf.Graph().as_default():
+        make_train()
+        hook = fh.ProgressHook(file=io.StringIO())
+        hook.begin()
+
+        def create_session(self):
+            hook.after_create_session(None, None)
+
+        create_session([fh.StopAtStepHook(last_step=3)])
+        assert hook._get_last_step() is None
+
+
+@pytest.mark.parametrize(("last_step", "left"), [
+    (60, "59 s"), (62, "0:01:01"), (86_400 * 2, "1 day, 23:59:59"), (86_400 * 100 + 1, "100 days"),
+    (sys.maxsize, "106,751,991,167,300 days")])
+def test_how_long_is_left(way, clock, monotonic, last_step, left):
+    with captured_logs() as logs:
+        run(way, clock, [fh.ProgressHook(last_step, log_secs=1, file=io.StringIO())], make_train(order="before"), 2)
+    assert f", {left} left" in lines(logs)[1]
+
+
+def test_a_bar_of_a_last_step_that_never_comes(way, clock, terminal):
+    pytest.importorskip("tqdm")
+    file, read = terminal
+    run(way, clock, [fh.ProgressHook(refresh_secs=1, file=file), fh.StopAtStepHook(last_step=sys.maxsize)], make_train(), 3)
+    assert f"3/{sys.maxsize}" in read()
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
@@ -184,6 +274,15 @@ def test_bar(way, clock, terminal):
     assert "20/20" in last and "100%" in last and last.endswith("\n")
     assert not lines(logs)
     assert threading.enumerate() == before
+
+
+def test_a_bar_until_the_step_of_the_hook_that_stops(way, clock, terminal):
+    pytest.importorskip("tqdm")
+    file, read = terminal
+    run_until_stop(way, clock, [fh.ProgressHook(refresh_secs=1, file=file), fh.StopAtStepHook(num_steps=4)],
+                   make_train(order="before"))
+    drawn = read()
+    assert "1/4" in drawn and "4/4" in drawn and "100%" in drawn
 
 
 def test_a_bar_stays_after_an_error(way, terminal):

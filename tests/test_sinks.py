@@ -1,10 +1,15 @@
 """Sinks: what is written, after kills, full disks, restarts and recoveries too; early stopping; the best checkpoints."""
 
+import contextlib
+import copy
 import csv
+import errno
 import json
 import math
 import os
 import pathlib
+import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -119,6 +124,75 @@ def test_another_header_is_refused(tmp_path, text, names):
 
 
 @every_file
+def test_names_of_all_kinds_and_values_beyond_float32(tmp_path, kind):
+    path = tmp_path / "rows"
+    row = {name: value for value, name in enumerate(["a,b", 'c"d', "e\nf", "g\rh", "Straße ✓", "", " i "], 1)}
+    for _ in range(2):  # the header is known again
+        write(FILES[kind](path), [1], row, list(row))
+    if kind == "csv":
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [{name: float(value) for name, value in found.items() if name not in ("step", "time")} for found in rows] == [row] * 2
+    with tf.Graph().as_default():
+        row["huge"] = 1e300
+        write(fh.EventSink(tmp_path / "events", prefix="x/"), [1], row, list(row))
+    v1.summary.FileWriterCache.clear()
+    (step, found), = scalars(tmp_path / "events")
+    assert step == 1 and found == {f"x/{name}": value if value < 1e300 else math.inf for name, value in row.items()}
+
+
+@every_file
+@pytest.mark.parametrize("names", [("x",), None])
+def test_relative_paths_are_of_the_directory_in_which_they_were_given(tmp_path, monkeypatch, kind, names):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sinks = [FILES[kind]("rows"), make_best("best", saver=FakeSaver()), make_stopping(state_file="state")]
+    monkeypatch.chdir("other")
+    for sink in sinks:
+        write(sink, [1], {"x": 1.0}, names)
+        write(sink, [2], {"x": 0.5}, names)  # a recovery, or another session
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "other", "rows", "state"]
+    assert [step for step, _ in read(kind, tmp_path / "rows")] == [1, 2] and on_disk(tmp_path / "best") == [2]
+    assert not list((tmp_path / "other").iterdir())
+
+
+@pytest.mark.parametrize(("make", "name"), [
+    (fh.CSVSink, "path"), (fh.JSONLSink, "path"), (lambda path: make_best(path), "directory"),
+    (lambda path: make_stopping(state_file=path), "state_file")])
+def test_other_file_systems_are_refused(make, name):
+    with pytest.raises(ValueError, match=rf"^{name} must be in a local file system; got 'gs://bucket/x'\.$"):
+        make("gs://bucket/x")
+
+
+@every_file
+def test_what_is_no_file(tmp_path, kind):
+    write(FILES[kind](os.devnull), [1, 2])
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    write(FILES[kind](tmp_path / "fifo"), [1, 2])
+    assert os.read(reader, 1 << 16).count(b"\n") == (3 if kind == "csv" else 2)
+    os.close(reader)
+
+
+@every_file
+def test_rows_of_two_hooks_do_not_mix_under_one_header(way, tmp_path, kind):
+    train, loss = build_model()
+    path = tmp_path / "rows"
+    sink = FILES[kind](path)
+    hooks = [fh.MetricsHook({"loss": loss}, to=sink, every_n_steps=1, at_end=False),
+             fh.EvaluationHook(lambda session: {"x": 1}, to=sink, every_n_steps=1, at_end=False)]
+    if kind == "jsonl":
+        way.run(hooks, train, 1)
+        assert [sorted(row) for _, row in read(kind, path)] == [["loss", "steps_per_sec"], ["x"]]
+        return
+    with pytest.raises(ValueError, match=r"begins with b'step,time,lo'; rows that begin with b'step,time,x"):
+        way.run(hooks, train, 1)
+    assert [step for step, _ in read(kind, path)] == [0]
+
+
+@every_file
 def test_append_is_checked(tmp_path, kind):
     with pytest.raises(ValueError, match=r"^append must be True or False; got 1\.$"):
         FILES[kind](tmp_path / "x", append=1)
@@ -154,59 +228,29 @@ def test_recovery_and_resume(way, tmp_path, kind):
     assert [step for step, _ in read(kind, path)] == [0, 4, 8, 12, 16, 19, 23]
 
 
-PROGRAM = """
-    import os, resource, signal, sys
-    import tensorflow as tf
-    from tensorflow.python.training import training_util
-    import fasthooks as fh
-    kind, path, how = sys.argv[1:]
-    v1 = tf.compat.v1
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with tf.Graph().as_default():
-        step = v1.train.create_global_step()
-        with tf.control_dependencies([training_util._get_or_create_global_step_read()]):
-            train = step.assign_add(1)
-        sink = {"csv": fh.CSVSink, "jsonl": fh.JSONLSink}[kind](path)
-        with fh.MonitoredSession(hooks=[fh.MetricsHook(to=sink, every_n_steps=1)]) as session:
-            number = 0
-            while True:
-                number += 1
-                try:
-                    session.run(train)
-                except OSError as error:
-                    print("failed", number, type(error).__name__, error.errno, flush=True)
-                    raise SystemExit
-                if number == 3:
-                    if how == "full":
-                        resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(path) + 20, resource.RLIM_INFINITY))
-                    print("running", flush=True)
-"""
-
-
-def start(kind, path, how):
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(PROGRAM), kind, str(path), how], stdout=subprocess.PIPE,
-                            text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+@contextlib.contextmanager
+def full_disk(limit):
+    """Lets no file of this process become larger than so many bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @every_file
-def test_a_kill_while_rows_are_written(tmp_path, kind):
+def test_a_full_disk_is_an_error_of_that_step(way, tmp_path, kind):
+    train, _ = build_model()
     path = tmp_path / "rows"
-    for _ in range(2):
-        with start(kind, path, "kill") as process:
-            assert process.stdout.readline() == "running\n"
-            time.sleep(0.02)
-            process.send_signal(signal.SIGKILL)
-    steps = [step for step, _ in read(kind, path)]
-    second = steps.index(0, 1)
-    assert steps == [*range(second), *range(len(steps) - second)] and second >= 3
-
-
-@every_file
-def test_a_full_disk_is_an_error_of_that_step(tmp_path, kind):
-    path = tmp_path / "rows"
-    with start(kind, path, "full") as process:
-        output = process.communicate()[0].splitlines()
-    assert output == ["running", "failed 4 OSError 27"]
+    with pytest.raises(OSError) as raised, way.session([fh.MetricsHook(to=FILES[kind](path), every_n_steps=1)]) as session:
+        for _ in range(3):
+            session.run(train)
+        with full_disk(path.stat().st_size + 20):
+            session.run(train)
+            pytest.fail("the row for which there is no room is an error")
+    assert raised.value.errno == errno.EFBIG
     assert path.read_bytes().count(b"\n") == (4 if kind == "csv" else 3)
     write(FILES[kind](path), [9], {"steps_per_sec": 1.0}, ["steps_per_sec"])
     last = path.read_text().splitlines()[-1]
@@ -270,6 +314,26 @@ def test_events_that_could_not_be_written(way, tmp_path):
         writer.flush()
         session.run(train)
         pytest.fail("the row after the failure is an error")
+    v1.summary.FileWriterCache.clear()
+
+
+# TensorFlow's thread ends with what it could not write, and tells that; the type is the one that its bindings choose.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("again", [True, False], ids=["next_row", "end"])
+def test_a_full_disk_is_an_error_of_the_next_row_or_of_the_end(way, tmp_path, again):
+    train, _ = build_model()
+    with pytest.raises(Exception, match=r"File too large|the disk may be full"), contextlib.ExitStack() as stack:
+        with way.session([fh.MetricsHook(to=fh.EventSink(tmp_path), every_n_steps=1, at_end=False)]) as session:
+            session.run(train)
+            writer = v1.summary.FileWriterCache.get(str(tmp_path))
+            writer.flush()
+            path, = tmp_path.glob("events.*")
+            stack.enter_context(full_disk(path.stat().st_size + 10))
+            session.run(train)
+            if again:
+                writer.flush()
+                session.run(train)
+                pytest.fail("the row after the one for which there is no room is an error")
     v1.summary.FileWriterCache.clear()
 
 
@@ -415,13 +479,55 @@ def test_early_stopping_in_a_session(way, tmp_path):
             "the best was 0.0 at step 0."]
 
 
-def test_a_state_file_of_something_else(tmp_path):
+GOOD = b'{"monitor": "x", "step": 1, "value": 2.0}\n'
+
+
+@pytest.mark.parametrize("line", [
+    b'{"monitor": "other", "step": 1, "value": 2.0}\n', b"step,time,x\n", b"a log", b"[1, 2]\n", b"5\n", b'"x"\n', b"{}\n",
+    b'{"monitor": "x"}\n', b'{"monitor": "x", "step": "1", "value": 2.0}\n', b'{"monitor": "x", "step": 1, "value": "2"}\n',
+    b'{"started": null}\n', b"\xff\xfe\n"])
+def test_a_state_file_of_something_else(tmp_path, line):
     state = tmp_path / "state"
-    state.write_text('{"monitor": "other", "step": 1, "value": 2.0}\n')
+    state.write_bytes(GOOD + line)
     sink = fh.EarlyStopping("x", patience=1, mode="min", state_file=state)
     sink.begin(["x"])
-    with pytest.raises(ValueError, match=r"^state_file must have rows of 'x'; got .*, line 1: .*other"):
+    with pytest.raises(ValueError) as raised:
         sink.started(None, 0)
+    assert str(raised.value).startswith(f"state_file must have rows of 'x'; got {state}, line 2: {line!r}")
+    sink.close()
+    assert state.read_bytes() == GOOD + line
+
+
+@pytest.mark.parametrize("cut", [b"{", b'{"sta', GOOD[:-1], GOOD[:-6] + b"\n", b"\n", b"\0\0\0\0"])
+def test_a_state_file_that_was_cut(tmp_path, cut):
+    state = tmp_path / "state"
+    state.write_bytes(GOOD + b'{"monitor": "x", "step": 2, "value": 3.0}\n' + cut)
+    sink = fh.EarlyStopping("x", patience=2, mode="min", state_file=state)
+    sink.started(None, 5)
+    assert sink.write(9, {"x": 4.0}, None) is (cut != GOOD[:-1])
+    sink.close()
+    sink.close()
+
+
+def test_a_state_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(OSError, match=str(tmp_path)):
+        make_stopping(state_file=tmp_path).started(None, 0)
+
+
+@pytest.mark.parametrize("has_file", [True, False], ids=["file", "memory"])
+def test_a_row_that_is_made_again_counts_once(tmp_path, has_file):
+    """A restart at a step whose row tells of the run after it: that run is made again."""
+    state = tmp_path / "state"
+    sink = make_stopping(patience=4, state_file=state if has_file else None)
+    for restart in range(8):
+        if has_file:
+            sink = make_stopping(patience=4, state_file=state)
+        sink.begin(["x"])
+        sink.started(None, 8)
+        assert not sink.write(8, {"x": 1.0 + restart}, None)
+        sink.close()
+    sink.started(None, 8)
+    assert [sink.write(step, {"x": 9.0}, None) for step in (12, 16, 20, 24)] == [False, False, False, True]
     sink.close()
 
 
@@ -470,13 +576,17 @@ class FakeSaver:
     def save(self, session, path, write_meta_graph, write_state):
         assert not write_meta_graph and not write_state
         self.seen.append(fh.best_checkpoint(os.path.dirname(path)))
-        self.saved.append(int(path.rpartition("-")[2]))
+        self.saved.append(step_of(path))
         for suffix in (".index", ".data-00000-of-00001"):
             pathlib.Path(path + suffix).write_text("")
 
 
+def step_of(path):
+    return int(re.search(r"-(\d+)(-again)?(\.index)?$", str(path))[1])
+
+
 def on_disk(directory):
-    return sorted(int(path.stem.rpartition("-")[2]) for path in pathlib.Path(directory).glob("*.index"))
+    return sorted(map(step_of, pathlib.Path(directory).glob("*.index")))
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -544,7 +654,7 @@ def test_a_failure_leaves_a_list_that_holds(tmp_path, fails):
     sink.started(None, 0)
     sink.write(1, {"x": 3.0}, None)
     target = {"save": (saver, "save"), "replace": (os, "replace"),
-              "remove": (fh.hooks.monitors.checkpoint_management, "remove_checkpoint")}[fails]
+              "remove": (os, "remove")}[fails]
     with mock.patch.object(*target, side_effect=OSError("full")), pytest.raises(OSError, match="full"):
         sink.write(2, {"x": 2.0}, None)
     assert fh.best_checkpoint(tmp_path) == str(tmp_path / ("best-2" if fails == "remove" else "best-1"))
@@ -556,6 +666,100 @@ def test_a_failure_leaves_a_list_that_holds(tmp_path, fails):
     assert fh.best_checkpoint(tmp_path) == str(tmp_path / "best-3")
 
 
+def restored(prefix, variables):
+    """The values that a checkpoint has."""
+    reader = tf.train.load_checkpoint(prefix)
+    return {name: reader.get_tensor(name) for name in variables}
+
+
+@pytest.mark.parametrize("room", [0, 10, 5_000, 100_000])
+def test_a_full_disk_leaves_the_best_checkpoints_whole(way, tmp_path, room):
+    train, loss = build_model()
+    large = v1.get_variable("large", initializer=tf.fill([100_000], 7.0), use_resource=True)
+    sink = fh.BestCheckpoints(tmp_path, "w", mode="max", keep=2)
+    with pytest.raises((OSError, tf.errors.OpError)), way.session(
+            [fh.EvaluationHook(lambda session: {"w": session.run(loss)}, to=sink, every_n_steps=1, at_end=False)]) as session:
+        for _ in range(3):
+            session.run(train)
+        listed = (tmp_path / "best_checkpoints.json").read_bytes()
+        with full_disk(room):
+            session.run(train)
+            pytest.fail("the checkpoint for which there is no room is an error")
+    assert (tmp_path / "best_checkpoints.json").read_bytes() == listed
+    assert fh.best_checkpoint(tmp_path) == str(tmp_path / "best-2")
+    for step in (1, 2):
+        values = restored(str(tmp_path / f"best-{step}"), ["large", "w"])
+        assert values["w"] == step + 1 and (values["large"] == 7.0).all()
+    assert large is not None
+    # There is room again.
+    way.run([fh.EvaluationHook(lambda session: {"w": 100 + session.run(loss)}, to=sink, every_n_steps=1, at_end=False)], train, 1)
+    assert fh.best_checkpoint(tmp_path) == str(tmp_path / "best-0")
+
+
+def test_no_room_for_the_list(tmp_path):
+    saver = FakeSaver()
+    sink = make_best(tmp_path, saver=saver)
+    sink.begin(["x"])
+    sink.started(None, 0)
+    sink.write(1, {"x": 3.0}, None)
+    listed = (tmp_path / "best_checkpoints.json").read_bytes()
+    with full_disk(10), pytest.raises(OSError):
+        sink.write(2, {"x": 2.0}, None)
+    assert [path.read_bytes() for path in tmp_path.glob("best_checkpoints.json*")] == [listed]
+    sink.write(3, {"x": 2.5}, None)
+    assert fh.best_checkpoint(tmp_path) == str(tmp_path / "best-3")
+
+
+KILLED = """
+    import os, sys, time
+    import tensorflow as tf
+    from tensorflow.python.training import training_util
+    import fasthooks as fh
+    directory = sys.argv[1]
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        step = v1.train.create_global_step()
+        large = v1.get_variable("large", initializer=tf.zeros([1_000_000]), use_resource=True)
+        with tf.control_dependencies([training_util._get_or_create_global_step_read()]):
+            train = tf.group(step.assign_add(1), large.assign_add(tf.ones([1_000_000])))
+        rows = [fh.CSVSink(f"{directory}/csv"), fh.JSONLSink(f"{directory}/jsonl"),
+                fh.EarlyStopping("steps_per_sec", patience=10 ** 6, mode="min", state_file=f"{directory}/state")]
+        best = fh.BestCheckpoints(f"{directory}/best", "now", mode="max", keep=2)
+        hooks = [fh.MetricsHook(to=rows, every_n_steps=1),
+                 fh.EvaluationHook(lambda session: {"now": time.time()}, to=best, every_n_steps=10)]
+        with fh.MonitoredSession(hooks=hooks) as session:
+            for number in range(1, 10 ** 9):
+                session.run(train)
+                if number == 15:
+                    print("running", flush=True)
+"""
+
+
+def test_a_kill_while_rows_and_checkpoints_are_written(tmp_path):
+    best = tmp_path / "best"
+    for _ in range(2):
+        with subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], stdout=subprocess.PIPE, text=True,
+                              env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}) as process:
+            assert process.stdout.readline() == "running\n"
+            # In the midst of a save, if that can be seen.
+            end = time.time() + 5
+            while time.time() < end and not [path for path in best.iterdir() if "temp" in path.name]:
+                pass
+            process.send_signal(signal.SIGKILL)
+        listed = json.loads((best / "best_checkpoints.json").read_text())["checkpoints"]
+        assert len(listed) == 2 and fh.best_checkpoint(best) == str(best / listed[0]["path"])
+        for one in listed:
+            values = restored(str(best / one["path"]), ["large", "global_step"])
+            assert values["global_step"] == one["step"] + 1 and (values["large"] == one["step"] + 1).all()
+    for kind in FILES:
+        steps = [step for step, _ in read(kind, tmp_path / kind)]
+        second = steps.index(0, 1)
+        assert steps == [*range(second), *range(len(steps) - second)] and second >= 15
+    state = make_stopping(monitor="steps_per_sec", state_file=tmp_path / "state")
+    state.started(None, 10 ** 6)
+    state.close()
+
+
 def test_what_is_gone_is_dropped_and_other_files_stay(tmp_path):
     saver = FakeSaver()
     sink = make_best(tmp_path, keep=2, saver=saver)
@@ -564,8 +768,7 @@ def test_what_is_gone_is_dropped_and_other_files_stay(tmp_path):
     for step, value in ((1, 1.0), (2, 2.0)):
         sink.write(step, {"x": value}, None)
     FakeSaver().save(None, str(tmp_path / "best-7"), False, False)
-    for path in tmp_path.glob("best-1.*"):
-        path.unlink()
+    (tmp_path / "best-1.index").unlink()  # the rest of it is of no use
     assert fh.best_checkpoint(tmp_path) == str(tmp_path / "best-2")
     restarted = make_best(tmp_path, keep=2, saver=saver)
     restarted.begin(["x"])
@@ -575,14 +778,59 @@ def test_what_is_gone_is_dropped_and_other_files_stay(tmp_path):
     assert on_disk(tmp_path) == [4, 5, 7]
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_fewer_are_kept_after_a_restart(tmp_path, mode):
+    sign = 1 if mode == "min" else -1
+    for keep, rows in ((3, {1: 3.0, 2: 2.0, 3: 2.5}), (2, {4: 9.0, 5: 2.2}), (1, {6: 2.1, 7: 1.0})):
+        sink = make_best(tmp_path, keep=keep, mode=mode, saver=FakeSaver())
+        sink.begin(["x"])
+        sink.started(None, 0)
+        for step, value in rows.items():
+            sink.write(step, {"x": sign * value}, None)
+        assert on_disk(tmp_path) == {3: [1, 2, 3], 2: [2, 5], 1: [7]}[keep]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "{}", '{"checkpoints": []}', "\0\0",
+                                  '{"monitor": "x", "mode": "min", "checkpoints": [{"path": "best-1"}]}',
+                                  '{"monitor": "x", "mode": "min", "checkpoints": [{"path": "a", "step": 1, "value": null}]}'])
+def test_a_list_of_something_else(tmp_path, text):
+    path = tmp_path / "best_checkpoints.json"
+    path.write_text(text)
+    for use in (lambda: fh.best_checkpoint(tmp_path), lambda: make_best(tmp_path).begin(None)):
+        with pytest.raises(ValueError) as raised:
+            use()
+        assert str(raised.value).startswith(f"{path} is no list of the best checkpoints; ")
+    assert path.read_text() == text
+
+
+def test_sinks_that_were_used_can_be_copied(tmp_path):
+    wandb = pytest.importorskip("wandb")
+    sinks = [fh.CSVSink(tmp_path / "csv"), fh.JSONLSink(tmp_path / "jsonl"), fh.EventSink(tmp_path / "events"),
+             fh.EarlyStopping("loss", patience=9, mode="max", state_file=tmp_path / "state"),
+             fh.BestCheckpoints(tmp_path / "best", "loss", mode="max"), fh.WandbSink()]
+    for how in (copy.copy, copy.deepcopy, lambda sink: pickle.loads(pickle.dumps(sink)), None):
+        with mock.patch.object(wandb, "run", mock.MagicMock()), tf.Graph().as_default():
+            train, loss = build_model()
+            hook = fh.MetricsHook({"loss": loss}, to=sinks, every_n_steps=1, at_end=False)
+            with fh.MonitoredSession(hooks=[hook]) as session:
+                session.run(train)
+                session.run(train)
+        sinks = how and [how(sink) for sink in sinks]
+    assert [step for step, _ in read("csv", tmp_path / "csv")] == [0, 1] * 4
+    v1.summary.FileWriterCache.clear()
+
+
 def test_rows_of_a_step_that_is_made_again(tmp_path):
     saver = FakeSaver()
     sink = make_best(tmp_path, keep=2, saver=saver)
     sink.begin(["x"])
     sink.started(None, 0)
-    for step, value in ((4, 2.0), (8, 1.0), (4, 3.0), (8, 1.0), (8, 0.5)):
+    for step, value in ((4, 2.0), (8, 1.0), (4, 3.0), (8, 1.0), (8, 0.5), (8, 0.25), (8, 0.125)):
         sink.write(step, {"x": value}, None)
-    assert saver.saved == [4, 8, 8] and on_disk(tmp_path) == [4, 8]
+        # What is listed is never written over.
+        assert len({saver.saved.count(8) % 2, os.path.exists(tmp_path / "best-8.index")}) == 1
+    assert saver.saved == [4, 8, 8, 8, 8] and on_disk(tmp_path) == [4, 8]
+    assert fh.best_checkpoint(tmp_path) == str(tmp_path / "best-8-again")
 
 
 def test_directories_that_are_refused(way, tmp_path):

@@ -24,7 +24,8 @@ Metrics = Mapping[str, TensorOrName]
 SinkLike = Sink | Callable[[int, Row], Any]
 _SPEED, _EXAMPLES_SPEED = "steps_per_sec", "examples_per_sec"
 # What every row has in a file, and what a MetricsHook adds.
-_TAKEN = ("step", "time", _SPEED, _EXAMPLES_SPEED)
+_IN_FILES = ("step", "time")
+_TAKEN = (*_IN_FILES, _SPEED, _EXAMPLES_SPEED)
 
 
 def check_metrics(metrics: Any) -> None:
@@ -46,16 +47,29 @@ def scalars(metrics: Any) -> dict[str, Any]:
     graph = tf.get_default_graph()
     found = {}
     for name, value in given.items():
-        if not isinstance(name, str):
-            raise TypeError(f"The name of a metric must be a str; got {name!r}.")
-        if name in _TAKEN:
-            raise ValueError(f"A metric must not be called {', '.join(_TAKEN)}; got {name!r}.")
+        _check_name(name, _TAKEN)
         tensor = found[name] = graph.as_graph_element(value, allow_operation=False)
-        is_number = tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
-        if not is_number or not tensor.shape.is_compatible_with([]):
+        if not _is_number(tensor.dtype) or not tensor.shape.is_compatible_with([]):
             raise ValueError(f"The metric {name!r} must be a scalar, a number or bool; got {tensor.name} of shape {tensor.shape} "
                              f"and {tensor.dtype.name}.")
     return found
+
+
+def _check_name(name: Any, taken: Sequence[str]) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"The name of a metric must be a str; got {name!r}.")
+    if name in taken:
+        raise ValueError(f"A metric must not be called {', '.join(taken)}; got {name!r}.")
+
+
+def _is_number(dtype: Any) -> bool:
+    return dtype.is_floating or dtype.is_integer or dtype.is_bool
+
+
+def _is_number_of_python(value: Any) -> bool:
+    # NumPy knows bfloat16 and the like by no class but that of all its values.
+    is_more = isinstance(value, np.generic) and value.dtype.kind == "V" and not isinstance(value, np.void)
+    return isinstance(value, (Real, np.bool_)) or is_more
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -105,8 +119,12 @@ class _Rows(Acting):
         self._started = None
 
     def _begin_sinks(self, names):
-        for sink in self._sinks:
-            sink.begin(names)
+        try:
+            for sink in self._sinks:
+                sink.begin(names)
+        except BaseException:  # there will be no session that closes those before it
+            self._close()
+            raise
 
     def after_create_session(self, session: Any, coord: Any) -> None:
         super().after_create_session(session, coord)
@@ -229,21 +247,19 @@ class MetricsHook(PerStepMethods, _everyday.MeanTrigger, _Rows):
     def _act(self, run_context, run_values, step):
         values = run_values.results
         if self._packed is not None:
-            self.add(values)
-            values = self._means()
+            values = self._means(self.take(values))
         if self._write_values(int(step), values, run_context.session):
             run_context.request_stop()
 
     def _act_at_end(self, session):
         if self._packed is None:
             super()._act_at_end(session)
-        elif self._sums is not None:
-            self._write_values(int(self._sums[0]), self._means(), session)
+        elif (taken := self.take()) is not None:
+            self._write_values(int(taken[0][0]), self._means(taken), session)
 
-    def _means(self):
-        means = self._sums[1:] / self._added
-        self._sums = None
-        return dict(zip(self._names, means, strict=True))
+    def _means(self, taken):
+        sums, runs = taken
+        return dict(zip(self._names, sums[1:] / runs, strict=True))
 
     def _write_values(self, step, values, session):
         now, last = time.monotonic(), self._last_row
@@ -268,8 +284,9 @@ class EvaluationHook(PerStepMethods, _trigger.PeriodTrigger, _Rows):
       at_end: Whether to evaluate after the last step too, unless that was done.
 
     Raises:
-      TypeError: `evaluate` cannot be called, or `to` is of none of its kinds. On a step: a value is no number.
-      ValueError: A period is not of its kind, or none or both are given. On a step: the names are others than before.
+      TypeError: `evaluate` cannot be called, or `to` is of none of its kinds. On a step: a value is no number, or a name no str.
+      ValueError: A period is not of its kind, or none or both are given. On a step: the names are others than before, or one is
+        step or time, which all rows have.
       RuntimeError: In `begin`: there is no global step. On a step: the input of the evaluation is used up (OutOfRangeError, or
         StopIteration), which would end the training without a word.
 
@@ -318,9 +335,11 @@ class EvaluationHook(PerStepMethods, _trigger.PeriodTrigger, _Rows):
         if not isinstance(values, Mapping):
             raise TypeError(f"evaluate must return a dict of name to number; got {values!r}.")
         for name, value in values.items():
-            if not isinstance(value, (Real, np.bool_)):
+            _check_name(name, _IN_FILES)
+            if not _is_number_of_python(value):
                 raise TypeError(f"evaluate must return numbers; got {value!r} for {name!r}.")
-        self._names = self._names or list(values)
+        if self._names is None:
+            self._names = list(values)
         if values.keys() != set(self._names):
             raise ValueError(f"evaluate must return the same names each time; got {list(values)}, and before {self._names}.")
         return self._write(step, {name: float(values[name]) for name in self._names}, session)

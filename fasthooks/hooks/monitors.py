@@ -1,5 +1,6 @@
 """What is done about rows of metrics: EarlyStopping stops the training, BestCheckpoints keeps the best of its states."""
 
+import glob
 import json
 import math
 import os
@@ -8,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import tensorflow.compat.v1 as tf
+from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
-from tensorflow.python.training import checkpoint_management
 
 from fasthooks.hooks.acting import check_count
-from fasthooks.hooks.sinks import Lines, Sink
+from fasthooks.hooks.sinks import Lines, Sink, local_path
 
 _BEST_FILE = "best_checkpoints.json"
 
@@ -64,7 +65,8 @@ class EarlyStopping(_Monitor):
         no value of that name. When it has begun: `state_file` is something else.
 
     NaN and infinities are never better. A session that begins, or goes on after a recovery, at an earlier step than that of the
-    last row forgets the rows after that step: what counts is what led to the state that it has. patience=2 with mode="min" and
+    last row forgets the rows after that step: what counts is what led to the state that it has. A row of a step that has one
+    takes its place. patience=2 with mode="min" and
     the values 3, 2, 2.5, 2: a stop after the fourth row, and one log line with the best value and its step.
 
     The stop ends this session only. On a chief with workers add a StopAtStepHook to all of them; with collectives give it to all
@@ -82,7 +84,7 @@ class EarlyStopping(_Monitor):
         self._patience = patience
         self._min_delta = min_delta
         self._min_steps = min_steps
-        self._lines = None if state_file is None else Lines(state_file)
+        self._lines: Any = None if state_file is None else Lines(local_path("state_file", state_file))
         self._rows: list[tuple[int, float]] = []
         self._forget()
 
@@ -93,29 +95,38 @@ class EarlyStopping(_Monitor):
     def started(self, session: Any, step: int) -> None:
         """Looks at the rows up to this step again."""
         if self._lines is not None:
-            self._lines.open()
             self._rows = self._read(self._lines.path)
-            self._lines.write(json.dumps({"started": step}).encode() + b"\n")
-        self._rows = [row for row in self._rows if row[0] <= step]
-        self._forget()
-        for row in self._rows:
-            self._look(*row)
+            self._append({"started": step})
+        _drop_rows(self._rows, step + 1)
+        self._look_again()
 
     def _read(self, path):
         rows: list[tuple[int, float]] = []
-        with open(path, encoding="utf-8") as file:
+        if not os.path.exists(path):
+            return rows
+        with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # it was cut
-                if "started" in entry:
-                    rows = [row for row in rows if row[0] <= entry["started"]]
-                elif entry.get("monitor") != self._monitor:
-                    raise ValueError(f"state_file must have rows of {self._monitor!r}; got {path}, line {number}: {line.strip()}")
-                else:
-                    rows.append((entry["step"], math.nan if entry["value"] is None else entry["value"]))
+                match _parsed(line):
+                    case None:  # it was cut
+                        pass
+                    case {"started": int(step)}:
+                        _drop_rows(rows, step + 1)
+                    case {"monitor": self._monitor, "step": int(step), "value": int() | float() | None as value}:
+                        _drop_rows(rows, step)
+                        rows.append((step, math.nan if value is None else value))
+                    case _:
+                        raise ValueError(f"state_file must have rows of {self._monitor!r}; got {path}, line {number}: {line!r}")
         return rows
+
+    def _append(self, entry):
+        if not self._lines.is_open:
+            self._lines.open()
+        self._lines.write(json.dumps(entry).encode() + b"\n")
+
+    def _look_again(self):
+        self._forget()
+        for row in self._rows:
+            self._look(*row)
 
     def _look(self, step, value):
         if self._improves(value, self._best, self._min_delta):
@@ -127,10 +138,12 @@ class EarlyStopping(_Monitor):
     def write(self, step: int, row: Mapping[str, float], session: Any) -> bool:
         """Looks at a row."""
         value = self._value(row)
-        self._rows.append((step, value))
         if self._lines is not None:
-            entry = {"monitor": self._monitor, "step": step, "value": value if math.isfinite(value) else None}
-            self._lines.write(json.dumps(entry).encode() + b"\n")
+            self._append({"monitor": self._monitor, "step": step, "value": value if math.isfinite(value) else None})
+        if self._rows and self._rows[-1][0] >= step:  # it is made again
+            _drop_rows(self._rows, step)
+            self._look_again()
+        self._rows.append((step, value))
         self._look(step, value)
         if self._waited < self._patience or step < self._min_steps:
             return False
@@ -145,11 +158,26 @@ class EarlyStopping(_Monitor):
             self._lines.close()
 
 
+def _drop_rows(rows, step):
+    # Takes away those of this step and of later ones; their steps grow.
+    while rows and rows[-1][0] >= step:
+        rows.pop()
+
+
+def _parsed(line):
+    # What the JSON of a line says; None for one that was cut or is empty.
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None if line.startswith(b"{") or not line.strip(b"\0\n") else line
+
+
 class BestCheckpoints(_Monitor):
     """Saves a checkpoint whenever a row is among the best.
 
     Args:
-      directory: Where they are saved, as `best-<step>`; not that of the training's own checkpoints.
+      directory: Where they are saved, as `best-<step>`, or `best-<step>-again` beside one of the same step; not that of the
+        training's own checkpoints.
       monitor: Name of the value in the rows.
       mode: Whether less ("min") or more ("max") is better.
       keep: How many to keep, a positive int.
@@ -171,9 +199,12 @@ class BestCheckpoints(_Monitor):
                  saver: Any = None) -> None:
         super().__init__(monitor, mode)
         check_count("keep", keep)
-        self._directory = os.fspath(directory)
+        self._directory = local_path("directory", directory)
         self._keep = keep
         self._given_saver = saver
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_saver"}
 
     def begin(self, names: Sequence[str] | None) -> None:
         """Reads the list of what was saved before."""
@@ -200,28 +231,43 @@ class BestCheckpoints(_Monitor):
     def write(self, step: int, row: Mapping[str, float], session: Any) -> None:
         """Saves a checkpoint, if the row is among the best."""
         value = self._value(row)
-        worst = self._kept[-1] if len(self._kept) == self._keep else None
+        worst = self._kept[self._keep - 1] if len(self._kept) >= self._keep else None
         rival = next((one for one in self._kept if one["step"] == step), worst)
         if not self._improves(value, rival and rival["value"]):
             return
         self._refuse_other_checkpoints()
         os.makedirs(self._directory, exist_ok=True)
         name = f"best-{step}"
-        # Neither the `checkpoint` file nor what a Saver deletes is concerned.
-        self._saver.save(session, os.path.join(self._directory, name), write_meta_graph=False, write_state=False)
-        kept = [one for one in self._kept if one is not rival] + [{"path": name, "step": step, "value": value}]
-        self._kept = sorted(kept, key=lambda one: one["value"], reverse=self._mode == "max")
-        _write_list(self._directory, {"monitor": self._monitor, "mode": self._mode, "checkpoints": self._kept})
-        if rival and rival["path"] != name:
-            checkpoint_management.remove_checkpoint(os.path.join(self._directory, rival["path"]))
+        if any(one["path"] == name for one in self._kept):  # it must stay whole where this save does not end
+            name += "-again"
+        prefix = os.path.join(self._directory, name)
+        try:
+            # Neither the `checkpoint` file nor what a Saver deletes is concerned.
+            self._saver.save(session, prefix, write_meta_graph=False, write_state=False)
+        except errors.OutOfRangeError as error:  # so TensorFlow tells that files have a limit; a session takes it for its end
+            raise OSError(f"{prefix} could not be saved: {error.message}") from error
+        kept = [one for one in self._kept if one["step"] != step] + [{"path": name, "step": step, "value": value}]
+        kept = sorted(kept, key=lambda one: one["value"], reverse=self._mode == "max")[:self._keep]
+        _write_list(self._directory, {"monitor": self._monitor, "mode": self._mode, "checkpoints": kept})
+        displaced = [one for one in self._kept if one not in kept]
+        self._kept = kept
+        for one in displaced:
+            for path in _files(self._directory, one):
+                os.remove(path)
 
 
 def _read_list(directory):
+    path = os.path.join(directory, _BEST_FILE)
     try:
-        with open(os.path.join(directory, _BEST_FILE), encoding="utf-8") as file:
-            return json.load(file)
+        with open(path, "rb") as file:
+            listed = json.load(file)
+        # What the others read of it.
+        return {"monitor": listed["monitor"], "mode": listed["mode"], "checkpoints": [
+            {"path": str(one["path"]), "step": int(one["step"]), "value": float(one["value"])} for one in listed["checkpoints"]]}
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no list of the best checkpoints; it can be deleted if none of them is needed.") from error
 
 
 def _write_list(directory, listed):
@@ -239,9 +285,16 @@ def _write_list(directory, listed):
         raise
 
 
+def _files(directory, one):
+    # What a checkpoint consists of, in either of TensorFlow's formats, what is last written first. TensorFlow's own functions for
+    # this log that they are deprecated.
+    prefix = glob.escape(os.path.join(directory, one["path"]))
+    return [path for suffix in (".index", "", ".data-?????-of-?????") for path in glob.glob(prefix + suffix)]
+
+
 def _existing(directory, listed):
     return [one for one in (listed["checkpoints"] if listed else ())
-            if checkpoint_management.checkpoint_exists(os.path.join(directory, one["path"]))]
+            if not all(".data-" in path for path in _files(directory, one))]
 
 
 def best_checkpoint(directory: str | os.PathLike[str]) -> str | None:
@@ -252,6 +305,9 @@ def best_checkpoint(directory: str | os.PathLike[str]) -> str | None:
 
     Returns:
       Its path prefix, for `Saver.restore`; None if there is none.
+
+    Raises:
+      ValueError: The list of the checkpoints is something else.
     """
     directory = os.fspath(directory)
     kept = _existing(directory, _read_list(directory))

@@ -3,11 +3,14 @@
 import datetime
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, TextIO
 
 import tensorflow.compat.v1 as tf
 from tensorflow.python.platform import tf_logging as logging
+from tensorflow.python.training import monitored_session
+from tensorflow.python.training.basic_session_run_hooks import StopAtStepHook
 
 from fasthooks.hooks.acting import Acting, check_count, check_one_given, check_secs, refuse_clock
 from fasthooks.hooks.base import PerStepMethods
@@ -42,14 +45,32 @@ def _duration(secs):
     secs = round(secs)
     if secs < 60:
         return f"{secs} s"
-    return str(datetime.timedelta(seconds=secs))
+    days, secs = divmod(secs, 86400)
+    # With a last step that is never meant to come it can be more than a timedelta holds.
+    return f"{days:,} days" if days > 99 else str(datetime.timedelta(days, secs))
+
+
+def _hooks_of_session():
+    """Returns the hooks list of the session that is made now, live; an empty one where no session of TensorFlow's makes it.
+
+    A hook is told of its session, but not of the hooks beside it. Whoever calls `after_create_session` has them in hand.
+    """
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "create_session":
+            creator = frame.f_locals.get("self")
+            if isinstance(creator, monitored_session._MonitoredSession._CoordinatedSessionCreator):
+                return creator._hooks
+        frame = frame.f_back
+    return ()
 
 
 class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
     """Shows how far a training is: a bar on a terminal or in a notebook, elsewhere a log line now and then.
 
     Args:
-      last_step: Global step at which the training ends, a positive int; default: not known, so no bar fills and no time is left.
+      last_step: Global step at which the training ends, a positive int; default: that of a StopAtStepHook in the same session,
+        the first to come if there are several. Where there is none, no bar fills and no time left is shown.
       metrics: Name -> scalar tensor or its name, or a function that returns such a dict, to show beside; see `MetricsHook`.
       examples_per_step: Examples of a global step, a positive int, to show how many a second there are.
       refresh_secs: Seconds between two refreshes of the bar.
@@ -75,6 +96,8 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
     _bar: Any = None
     _first: Any = None
     _latest: Any = None
+    # All hooks of the current session; empty before and after.
+    _beside: Sequence[Any] = ()
     # What the current session's coordinator asks when it is closed; None before and after.
     _closing: Any = None
 
@@ -96,7 +119,7 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
         self._set_period(at_end=False, secs=refresh_secs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("_bar", "_closing")}
+        return {name: value for name, value in vars(self).items() if name not in ("_bar", "_beside", "_closing")}
 
     def begin(self) -> None:
         """Finds the metrics, and out how to show them; see `tf.compat.v1.train.SessionRunHook`."""
@@ -113,7 +136,15 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
         """Begins to count, after a recovery anew; see `tf.compat.v1.train.SessionRunHook`."""
         super().after_create_session(session, coord)
         self._closing = Closing(coord, self._session_closes)
+        self._beside = _hooks_of_session()
         self._first = self._latest = None
+
+    def _get_last_step(self):
+        if self._last_step is not None:
+            return self._last_step
+        # With num_steps it is known when all hooks have been told of the session; a program may change it at any time.
+        stops = [hook._last_step for hook in self._beside if isinstance(hook, StopAtStepHook)]
+        return min((step for step in (int(step) for step in stops if isinstance(step, Integral)) if step > 0), default=None)
 
     def _act(self, run_context, run_values, step):
         step, now = int(step), time.monotonic()
@@ -127,40 +158,41 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
 
     def _show(self, step, now):
         first, begun, _ = self._first
+        last_step = self._get_last_step()
         speed = (step - first) / (now - begun) if step > first and now > begun else None
         told = [f"{_short(speed * self._examples_per_step)} examples/s"] if speed and self._examples_per_step else []
         shown = [f"{name} {value:.4g}" for name, value in self._values.items()]
         if self._bar_class is not None:
             if self._bar is None:
                 self._bar = self._bar_class(
-                    file=self._out, total=self._last_step, initial=step, unit=" steps", dynamic_ncols=True)
-            self._bar.n = step
+                    file=self._out, total=last_step, initial=step, unit=" steps", dynamic_ncols=True)
+            self._bar.n, self._bar.total = step, last_step
             self._bar.set_postfix_str(", ".join([*told, *shown]))
             return
         line = f"step {step:,}"
-        if self._last_step is not None:
-            line += f" of {self._last_step:,} ({step / self._last_step:.1%})".replace("%", " %")
+        if last_step is not None:
+            line += f" of {last_step:,} ({step / last_step:.1%})".replace("%", " %")
         if speed:
             told.insert(0, f"{_short(speed)} steps/s")
-            if self._last_step is not None and step < self._last_step:
-                told.append(f"{_duration((self._last_step - step) / speed)} left")
+            if last_step is not None and step < last_step:
+                told.append(f"{_duration((last_step - step) / speed)} left")
         logging.info("%s", ", ".join([line, *told, *shown]))
 
     def end(self, session: Any) -> None:
         """Shows the last step; see `tf.compat.v1.train.SessionRunHook`."""
         super().end(session)
         if self._latest is not None:
-            last, runs = self._latest
+            last_step, (last, runs) = self._get_last_step(), self._latest
             step = last if runs is None else last + (self._runs - runs) * (self._adds or 0)
             # A read that comes before the increment is one behind.
-            if self._last_step is not None and step < self._last_step <= step + (self._adds or 0):
-                step = self._last_step
+            if last_step is not None and step < last_step <= step + (self._adds or 0):
+                step = last_step
             if step != last or self._bar is not None:
                 self._show(step, time.monotonic())
         self._close()
 
     def _close(self):
-        bar, self._bar, self._closing = self._bar, None, None
+        bar, self._bar, self._beside, self._closing = self._bar, None, (), None
         if bar is not None:
             bar.close()
 

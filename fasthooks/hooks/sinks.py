@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,9 +24,9 @@ Row = Mapping[str, float]
 class Sink(abc.ABC):
     """Where a `MetricsHook` or an `EvaluationHook` writes its rows. Derive from it for one of your own.
 
-    A session calls `begin`; `started`, rows by `write`, and `close`, these three again after each recovery. A sink belongs to one
-    hook. An exception of `begin`, `started` or `write` reaches the caller of the session, and so does that of `close` after a
-    normal end; after an error it is logged.
+    A session calls `begin`; `started`, rows by `write`, and `close`, these three again after each recovery. Where one sink serves
+    several hooks, each of them calls all of these. An exception of `begin`, `started` or `write` reaches the caller of the
+    session, and so does that of `close` after a normal end; after an error it is logged.
     """
 
     def begin(self, names: Sequence[str] | None) -> None:  # noqa: B027
@@ -60,6 +61,18 @@ class Sink(abc.ABC):
         """Is called when the session ends or is closed, on errors too."""
 
 
+def local_path(name, path):
+    """Returns a path, as it is from the directory that is the current one now.
+
+    Raises:
+      ValueError: It is in a file system of TensorFlow's; `name` is that of the argument.
+    """
+    found = os.fspath(path)
+    if "://" in found:
+        raise ValueError(f"{name} must be in a local file system; got {path!r}.")
+    return os.path.abspath(found)
+
+
 class Lines:
     """A file to which whole lines are appended, each by one write: what it holds is there for others, and after a kill.
 
@@ -68,7 +81,7 @@ class Lines:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = path
         self._file: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -89,21 +102,30 @@ class Lines:
           ValueError: It begins with another line.
         """
         self.close()
-        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        with open(self.path, "wb" if is_new else "ab"):
-            pass
-        with open(self.path, "rb") as file:
-            found = file.read(len(first))
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            is_cut = file.read() not in (b"", b"\n")
-        if found != first and not (size < len(first) and first.startswith(found)):
-            raise ValueError(f"{self.path} begins with {found!r}; rows that begin with {first!r} cannot be appended to it.")
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        file = open(self.path, "wb" if is_new else "ab", buffering=0)  # noqa: SIM115
+        try:
+            # Terminals and pipes have no begin to be looked at.
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            found, size, is_cut = self._look(len(first)) if is_file else (b"", 0, False)
+            if found != first and not (size < len(first) and first.startswith(found)):
+                raise ValueError(f"{self.path} begins with {found!r}; rows that begin with {first!r} cannot be appended to it.")
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
         if found != first:
             self.write(first[size:])
         elif is_cut:
             self.write(b"\n")
+
+    def _look(self, length):
+        # What the file begins with, how many bytes it has, and whether its last line has no end.
+        with open(self.path, "rb") as file:
+            found = file.read(length)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            return found, size, file.read() not in (b"", b"\n")
 
     def write(self, line: bytes) -> None:
         """Appends a line; on an error the file is closed, and the line may be cut."""
@@ -126,8 +148,9 @@ class _FileSink(Sink):
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = True) -> None:
         check_flag("append", append)
-        self._lines = Lines(path)
+        self._lines = Lines(local_path("path", path))
         self._append = append
+        self._names: list[str] | None = None
 
     def _first_line(self, names):
         raise NotImplementedError
@@ -137,18 +160,19 @@ class _FileSink(Sink):
 
     def _open(self, names):
         self._lines.open(self._first_line(names), is_new=not self._append)
-        self._append = True
+        self._append, self._names = True, names
 
     def begin(self, names: Sequence[str] | None) -> None:
         """Opens the file, if the names are known."""
         self._lines.close()
         if names is not None:
-            self._open(names)
+            self._open(list(names))
 
     def write(self, step: int, row: Mapping[str, float], session: Any) -> None:
         """Appends a line."""
-        if not self._lines.is_open:
-            self._open(list(row))
+        names = list(row)
+        if names != self._names or not self._lines.is_open:  # or another hook writes other rows
+            self._open(names)
         self._lines.write(self._line(step, row))
 
     def close(self) -> None:
@@ -158,8 +182,9 @@ class _FileSink(Sink):
 
 def _csv_line(values):
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
-    return line.getvalue().encode()
+    # Both characters are quoted then.
+    csv.writer(line, lineterminator="\r\n").writerow(values)
+    return line.getvalue().removesuffix("\r\n").encode() + b"\n"
 
 
 class CSVSink(_FileSink):
@@ -170,7 +195,8 @@ class CSVSink(_FileSink):
       append: Whether to go on with a file that is there, which must have the same header; else the first session empties it.
 
     Raises:
-      ValueError: `append` is no bool. When a session begins: the file has another header.
+      ValueError: `append` is no bool, or `path` is not local. When a session begins, or at the first row of an evaluation: the
+        file has another header.
 
     The header is step,time and the names; `time` is in seconds since the epoch. A row is in the file when its step ends, and an
     error of writing it is raised on that step. What was written is never changed: after a recovery there may be rows of the same
@@ -194,7 +220,7 @@ class JSONLSink(_FileSink):
       append: Whether to go on with a file that is there; else the first session empties it.
 
     Raises:
-      ValueError: `append` is no bool.
+      ValueError: `append` is no bool, or `path` is not local.
 
     Strict JSON: NaN and infinities are null. All else is as for `CSVSink`.
     """
@@ -234,6 +260,8 @@ class EventSink(Sink):
 
     def write(self, step: int, row: Mapping[str, float], session: Any) -> None:
         """Adds an event, and raises what the writer failed with before."""
+        if self._summary_writer is None:  # another hook that has this sink was the first to end
+            self.started(session, step)
         writers.raise_failure(self)
         values = [tf.Summary.Value(tag=self._prefix + name, simple_value=value) for name, value in row.items()]
         self._summary_writer.add_summary(tf.Summary(value=values), step)
@@ -265,6 +293,9 @@ class WandbSink(Sink):
         import_wandb("WandbSink")
         self._run = run
         self._prefix = prefix
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_run": self._run, "_prefix": self._prefix}
 
     def begin(self, names: Sequence[str] | None) -> None:
         """Finds the run."""

@@ -10,7 +10,7 @@ class MeanTrigger(PeriodTrigger):
     # The last step and the sums of the values since the last row, and of how many runs.
     _sums: Any
     _added: int
-    def add(self, packed: Any) -> None: ...
+    def take(self, packed: Any = None) -> tuple[Any, int] | None: ...
 
 class TimeLimitTrigger(HookTrigger):
     # Seconds since the epoch.

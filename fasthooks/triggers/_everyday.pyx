@@ -34,10 +34,17 @@ cdef class MeanTrigger(PeriodTrigger):
         read = new_int64(step)
         return PeriodTrigger.after(self, fields, <PyObject*>read, clock)
 
-    def add(self, packed):
-        """Adds what a run returned for `_packed`."""
+    def take(self, packed=None):
+        """Adds what a run returned for `_packed`, if it is given, and begins anew.
+
+        Returns:
+          The last step and the sums, a vector, and of how many runs; None if there was none. In one go: other threads add too.
+        """
         cdef int64_t step
-        self.add_packed(packed, &step)
+        if packed is not None:
+            self.add_packed(packed, &step)
+        sums, self._sums = self._sums, None
+        return None if sums is None else (sums, self._added)
 
     cdef bint add_packed(self, object packed, int64_t* step) except -1:
         # Returns False, and adds nothing, where that is no such vector.
