@@ -12,8 +12,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.training import basic_session_run_hooks
 from helpers import build_model, checkpoints, messages, quick_creator, summaries, train
+from tensorflow.python.training import basic_session_run_hooks
 
 import fasthooks
 from fasthooks.step import declining
