@@ -76,8 +76,7 @@ class Python(v1.train.SessionRunHook):
 
 def digest(array):
     """What tells one array from another, without its millions of numbers."""
-    return (type(array).__name__, str(array.dtype), array.shape, array.flags.writeable, array.flags.owndata,
-            hashlib.sha256(array).hexdigest())
+    return type(array).__name__, str(array.dtype), array.shape, array.flags.writeable, hashlib.sha256(array).hexdigest()
 
 
 def test_a_python_hook_switches_nothing_off(same_as_stock, place):
@@ -118,6 +117,9 @@ def test_large_feeds_and_fetches(same_as_stock, place):
             kept.append(monitored.run([doubled, x], {x: fed[1]})[0])
             kept.append(monitored.run(doubled))
         run.note([digest(array) for array in (*kept, *fed)])
+        if not place.device:
+            # What comes from another process is copied or not, in TensorFlow alone too: a race with who else lets go of it.
+            run.note([array.flags.owndata for array in kept])
 
     seen = same_as_stock(program)
     assert seen.error is None
@@ -139,22 +141,29 @@ LONG = "word " * 40_000  # 200 kB: more than what the network carries beside an 
     lambda: in_a_function(lambda: tf.debugging.check_numerics(tf.constant(np.nan), LONG, name="check"), "checks"),
 ], ids=["assert", "check_numerics", "in_a_function"])
 def test_long_errors(same_as_stock, place, failing):
-    """An op that fails keeps the whole of its text, its op and where that was made."""
+    """An op that fails keeps the whole of its text, its op and where that was made; a parameter server's, what TensorFlow keeps.
+
+    There, in TensorFlow alone too, it is a race whether the chief learns of it from the run or from a tensor that does not
+    come: then the text is cut and the op is missing. Its type and its beginning are always the same.
+    """
+    kept = LONG[:1000] if place.device else LONG[:-1]
 
     def program(run):
         with v1.device(place.device):
             train, loss = build_model()
-            fetched = failing()
+            with tf.control_dependencies([train]):  # what the next run finds does not depend on which came first
+                fetched = failing()
         with session(run, place, [Python(lambda step: Args(loss), lambda values: run.note(values.results))]) as monitored:
             for fetches in (train, fetched, [train, fetched], train):
                 try:
                     run.note(monitored.run(fetches))
                 except tf.errors.OpError as error:
-                    run.note(error, error.message, error.node_def and error.node_def.name)
+                    whole = (error, error.message, error.node_def and error.node_def.name)
+                    run.note(*((type(error).__name__, kept * (kept in error.message)) if place.device else whole))
 
     seen = same_as_stock(program)
     assert seen.error is None
-    assert sum(LONG[:-1] in repr(note) for note in seen.notes) == 2
+    assert sum(kept in repr(note) for note in seen.notes) == 2
     assert seen.planned == seen.steps == 4
 
 
