@@ -93,6 +93,7 @@ __all__ = [
     "MonitoredTrainingSession",
     "NanLossDuringTrainingError",
     "NanTensorHook",
+    "OnceRow",
     "PlanReport",
     "Profile",
     "ProfileReport",

@@ -1,7 +1,7 @@
 """What steps and hooks cost, while somebody asks. What Python can see of it."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, final
 
 from typing_extensions import Self
 
@@ -23,6 +23,7 @@ class Durations(Counted):
     def usual_mean(self) -> float: ...
     def merge(self, other: Durations) -> None: ...
 
+@final
 class Calls(Durations):
     @property
     def method(self) -> str: ...
@@ -30,6 +31,7 @@ class Calls(Durations):
     @property
     def counted(self) -> int: ...
 
+@final
 class HookTimes(Counted):
     @property
     def name(self) -> str: ...
@@ -42,6 +44,7 @@ class HookTimes(Counted):
     def once(self) -> dict[str, Durations]: ...
     def __new__(cls, reference: Callable[[], Any] | None, name: str, place: int) -> Self: ...
 
+@final
 class PlanTimes(Counted):
     @property
     def number(self) -> int: ...
@@ -54,6 +57,7 @@ class PlanTimes(Counted):
     def native(self) -> Durations: ...
     def __new__(cls, number: int, caller: Any, step_index: int, acting: tuple[HookTimes, ...]) -> Self: ...
 
+@final
 class SessionTimes(Counted):
     @property
     def number(self) -> int: ...
@@ -82,8 +86,10 @@ class SessionTimes(Counted):
     def other_plans(self) -> PlanTimes: ...
     def __new__(cls, serial: int, number: int) -> Self: ...
 
+@final
 class StepTimes: ...
 
+@final
 class Collector(Counted):
     @property
     def skip_steps(self) -> int: ...
