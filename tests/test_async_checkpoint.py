@@ -1056,7 +1056,9 @@ def test_two_savers_for_one_directory(tmp_path, other, monkeypatch):
     with tf.Graph().as_default(), captured_logs() as logs:
         build_model()
         third = fasthooks.CheckpointSaverHook(str(tmp_path / "else"), save_steps=3)
-        hooks = [third, fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=3), other(tmp_path.name + "/", save_secs=5)]
+        # Of one name, the files that both write at once would be in each other's way.
+        hooks = [third, fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=3),
+                 other(tmp_path.name + "/", save_secs=5, checkpoint_basename="other")]
         with fasthooks.MonitoredSession(hooks=[*hooks, third]):
             pass
     warnings = [line for _, level, line in logs if level == "WARNING"]

@@ -1,11 +1,9 @@
-"""Sessions on a server, in this process and in others: steps of hooks are TensorFlow's own runs there too, only prepared."""
+"""Sessions on a server, in this process and in another: steps of hooks are TensorFlow's own runs there too, only prepared."""
 
 import collections
-import dataclasses
 import hashlib
 import os
 import sys
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,34 +28,24 @@ Args = v1.train.SessionRunArgs
 TWO = v1.ConfigProto(device_count={"CPU": 2})
 
 
-@dataclasses.dataclass
-class Place:
-    """A session's target, and the device for what the program computes."""
-
-    target: str
-    device: str = ""
-
-
 @pytest.fixture(scope="module")
-def places():
-    """A server in this process, before which no network lies, one in a process of its own, and a parameter server's chief."""
-    with (mock.patch.dict(os.environ), workers.listening("server") as ask,
-          workers.parameter_servers(1) as (_, target)):
-        yield {"own": Place(tf.distribute.Server.create_local_server(config=TWO).target), "other": Place(ask()),
-               "ps": Place(target, "/job:ps/task:0")}
+def targets():
+    """Where the servers are: one in this process, before which no network lies, and one in a process of its own."""
+    with workers.listening("server") as ask:
+        yield {"own": tf.distribute.Server.create_local_server(config=TWO).target, "other": ask()}
 
 
-@pytest.fixture(params=["own", "other", "ps"])
-def place(request, places):
-    """One of the places; nothing is left there."""
-    yield places[request.param]
-    v1.Session.reset(places[request.param].target)
+@pytest.fixture(params=["own", "other"])
+def master(request, targets):
+    """A server's target; nothing is left there."""
+    yield targets[request.param]
+    v1.Session.reset(targets[request.param])
 
 
-def session(run, place, hooks, config=None):
+def session(run, master, hooks, config=None):
     """A monitored session, with one hook from where the program's hooks come from."""
     hooks = [run.api.NanTensorHook(tf.constant(0.0)), *hooks]
-    return run.api.MonitoredSession(run.api.ChiefSessionCreator(quick_creator(run)._scaffold, place.target, config), hooks)
+    return run.api.MonitoredSession(run.api.ChiefSessionCreator(quick_creator(run)._scaffold, master, config), hooks)
 
 
 class Python(v1.train.SessionRunHook):
@@ -76,21 +64,21 @@ class Python(v1.train.SessionRunHook):
 
 def digest(array):
     """What tells one array from another, without its millions of numbers."""
-    return type(array).__name__, str(array.dtype), array.shape, array.flags.writeable, hashlib.sha256(array).hexdigest()
+    return (type(array).__name__, str(array.dtype), array.shape, array.flags.writeable, array.flags.owndata,
+            hashlib.sha256(array).hexdigest())
 
 
-def test_a_python_hook_switches_nothing_off(same_as_stock, place):
+def test_a_python_hook_switches_nothing_off(same_as_stock, master):
     """Whatever a Python hook could see of a step is the same, and each step takes its plan."""
 
     def program(run):
-        with v1.device(place.device):
-            train, loss = build_model()
+        train, loss = build_model()
 
         def then(values):
             run.note("hook", values.results, text_format.MessageToString(values.options), values.run_metadata.ByteSize())
 
         hook = Python(lambda step: Args({"loss": loss}) if step % 3 else None, then)
-        with session(run, place, [*usual_hooks(run, loss, 12), hook]) as monitored:
+        with session(run, master, [*usual_hooks(run, loss, 12), hook]) as monitored:
             while not monitored.should_stop():
                 run.note(monitored.run([train, loss]))
                 run.clock.tick()
@@ -101,25 +89,21 @@ def test_a_python_hook_switches_nothing_off(same_as_stock, place):
     assert seen.planned == seen.steps == 12
 
 
-def test_large_feeds_and_fetches(same_as_stock, place):
+def test_large_feeds_and_fetches(same_as_stock, master):
     """16 MB in and out, for caller and hook; what a run returns is the caller's own and does not change later."""
 
     def program(run):
         x = v1.placeholder_with_default(tf.zeros([4_000_000]), [4_000_000])
-        with v1.device(place.device):
-            doubled = x * 2
+        doubled = x * 2
         fed = [np.random.default_rng(seed).random(4_000_000, np.float32) for seed in range(2)]
         kept = []
         hook = Python(lambda step: Args(doubled, {x: fed[1]} if step == 3 else None), lambda values: kept.append(values.results))
-        with session(run, place, [hook]) as monitored:
+        with session(run, master, [hook]) as monitored:
             kept.append(monitored.run(doubled, {x: fed[0]}))
             kept[-1][:10] = -1  # nobody else's memory
             kept.append(monitored.run([doubled, x], {x: fed[1]})[0])
             kept.append(monitored.run(doubled))
         run.note([digest(array) for array in (*kept, *fed)])
-        if not place.device:
-            # What comes from another process is copied or not, in TensorFlow alone too: a race with who else lets go of it.
-            run.note([array.flags.owndata for array in kept])
 
     seen = same_as_stock(program)
     assert seen.error is None
@@ -140,30 +124,22 @@ LONG = "word " * 40_000  # 200 kB: more than what the network carries beside an 
     lambda: tf.debugging.check_numerics(tf.constant(np.nan), LONG, name="check"),
     lambda: in_a_function(lambda: tf.debugging.check_numerics(tf.constant(np.nan), LONG, name="check"), "checks"),
 ], ids=["assert", "check_numerics", "in_a_function"])
-def test_long_errors(same_as_stock, place, failing):
-    """An op that fails keeps the whole of its text, its op and where that was made; a parameter server's, what TensorFlow keeps.
-
-    There, in TensorFlow alone too, it is a race whether the chief learns of it from the run or from a tensor that does not
-    come: then the text is cut and the op is missing. Its type and its beginning are always the same.
-    """
-    kept = LONG[:1000] if place.device else LONG[:-1]
+def test_long_errors(same_as_stock, master, failing):
+    """An op that fails keeps the whole of its text, its op and where that was made."""
 
     def program(run):
-        with v1.device(place.device):
-            train, loss = build_model()
-            with tf.control_dependencies([train]):  # what the next run finds does not depend on which came first
-                fetched = failing()
-        with session(run, place, [Python(lambda step: Args(loss), lambda values: run.note(values.results))]) as monitored:
+        train, loss = build_model()
+        fetched = failing()
+        with session(run, master, [Python(lambda step: Args(loss), lambda values: run.note(values.results))]) as monitored:
             for fetches in (train, fetched, [train, fetched], train):
                 try:
                     run.note(monitored.run(fetches))
                 except tf.errors.OpError as error:
-                    whole = (error, error.message, error.node_def and error.node_def.name)
-                    run.note(*((type(error).__name__, kept * (kept in error.message)) if place.device else whole))
+                    run.note(error, error.message, error.node_def and error.node_def.name)
 
     seen = same_as_stock(program)
     assert seen.error is None
-    assert sum(kept in repr(note) for note in seen.notes) == 2
+    assert sum(LONG[:-1] in repr(note) for note in seen.notes) == 2
     assert seen.planned == seen.steps == 4
 
 
@@ -178,15 +154,14 @@ def described(metadata):
 TRACE = {"trace_level": v1.RunOptions.FULL_TRACE, "output_partition_graphs": True}
 
 
-def test_metadata_of_traced_runs(same_as_stock, place):
+def test_metadata_of_traced_runs(same_as_stock, master):
     """A run that the caller traces, one that a hook traces, and those between, which have nothing to tell."""
 
     def program(run):
-        with v1.device(place.device):
-            train, loss = build_model()
+        train, loss = build_model()
         tell = Python(lambda step: Args(loss, None, v1.RunOptions(**TRACE) if step == 3 else None),
                       lambda values: run.note(described(values.run_metadata)))
-        with session(run, place, [tell]) as monitored:
+        with session(run, master, [tell]) as monitored:
             for number in range(6):
                 given = [{}, {"options": v1.RunOptions(**TRACE), "run_metadata": v1.RunMetadata()}][number % 4 == 1]
                 run.note(monitored.run(train, **given))
@@ -200,19 +175,18 @@ def test_metadata_of_traced_runs(same_as_stock, place):
     assert [number for number, told in enumerate(traced) if told] == [3, 5, 6, 15, 17]
 
 
-def test_no_graph_for_each_plan(same_as_stock, place):
+def test_no_graph_for_each_plan(same_as_stock, master):
     """A server has one graph for one set of fetches, however they are asked for: the kernels in functions show that."""
 
     def program(run):
         def draw(seed):
             return tf.reshape(in_a_function(lambda: tf.random.uniform([2], seed=seed), f"draw_{seed}"), [2])
 
-        with v1.device(place.device):
-            x, y = draw(3), draw(4)
+        x, y = draw(3), draw(4)
         Pair = collections.namedtuple("Pair", "a b")
         forms = [[x, y], (y, x), {"x": x, "y": [y]}, Pair(y, [x]), [x.name, y], [[y], x, x]]
         hook = Python(lambda step: Args([y, x]) if step % 4 == 0 else None, lambda values: run.note(values.results))
-        with session(run, place, [hook]) as monitored:
+        with session(run, master, [hook]) as monitored:
             for number in range(24):
                 # Every ninth step asks for less: another set, with numbers of its own.
                 run.note(monitored.run(x if number % 9 == 8 else forms[number % 6]))
@@ -227,9 +201,9 @@ ORDERS = {"collective_deterministic_sequential_execution": "inputs", "collective
 
 @pytest.mark.parametrize("where", ["local", "server"])
 @pytest.mark.parametrize("field", [None, *ORDERS])
-def test_order_of_collectives(same_as_stock, places, where, field):
+def test_order_of_collectives(same_as_stock, targets, where, field):
     """The config's order of collectives holds in planned runs: each waits for another, on both devices in the same order."""
-    place = Place("") if where == "local" else places["own"]
+    master = "" if where == "local" else targets["own"]
     config = v1.ConfigProto(device_count=TWO.device_count)
     if field is not None:
         setattr(config.experimental, field, True)
@@ -251,7 +225,7 @@ def test_order_of_collectives(same_as_stock, places, where, field):
                 } for node in graph.node if node.op.startswith("Collective"))
 
         trace = Python(lambda step: Args(None, None, v1.RunOptions(output_partition_graphs=True) if step == 2 else None), keep)
-        with session(run, place, [trace], config) as monitored:
+        with session(run, master, [trace], config) as monitored:
             for _ in range(3):
                 run.note(monitored.run(sums))
         run.note(found)
@@ -263,15 +237,14 @@ def test_order_of_collectives(same_as_stock, places, where, field):
     assert seen.notes[-1] == ((("list", [("int", str(4 * (kind == ORDERS.get(field)))) for kind in ("inputs", "waits")])),)
 
 
-def test_what_is_run_on_a_server_is_not_run_inline(places):
+def test_what_is_run_on_a_server_is_not_run_inline(targets):
     """The server's own pool runs the kernels; the report says so."""
-    target = places["own"].target
     with tf.Graph().as_default():
         train, _ = build_model()
-        with fasthooks.MonitoredSession(v1.train.ChiefSessionCreator(master=target)) as monitored:
+        with fasthooks.MonitoredSession(v1.train.ChiefSessionCreator(master=targets["own"])) as monitored:
             for _ in range(200):
                 monitored.run(train)
             plans = monitored.report()["plans"]
-    v1.Session.reset(target)
+    v1.Session.reset(targets["own"])
     assert [(plan["scheduling"], plan["reason"]) for plan in plans] == [
-        ("pool", f"the session runs on {target.encode()!r}, not in this process")]
+        ("pool", f"the session runs on {targets['own'].encode()!r}, not in this process")]
