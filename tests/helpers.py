@@ -210,11 +210,17 @@ def describe(value):
     return (kind,)
 
 
+def without_recent_logs(text):
+    """An error's text without what its process had logged before, of other steps too, which TensorFlow puts into it."""
+    return re.sub(r"\nRecent warning and error logs:(\n  .*)*", "", text)
+
+
 def describe_error(error):
     """Returns type, message and, for errors of ops, the op of an exception."""
     op = getattr(error, "op", None)
     cause = error.__cause__
-    return (type(error).__name__, str(error), op and op.name, getattr(error, "error_code", None), cause and repr(cause))
+    text = without_recent_logs(str(error))
+    return (type(error).__name__, text, op and op.name, getattr(error, "error_code", None), cause and repr(cause))
 
 
 def nodes(graph_def):
