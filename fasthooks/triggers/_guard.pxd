@@ -20,8 +20,7 @@ cdef extern from *:
         return (epoch << 44) ^ (epoch << 20) ^ ((unsigned long long)(size_t)object >> 4) ^ (1ULL << 63);
     }
 
-    /* What is read here, and how much of it, is most of what a quiet hook costs: each object that is looked at lies in cache
-       lines of its own, which TensorFlow's run has pushed out of the first cache. */
+    /* Asked twice a step and hook, of objects that TensorFlow's run pushes out of the first cache: each reads one field. */
     static CYTHON_INLINE unsigned long long fasthooks_type_tag(PyTypeObject *type, unsigned long long epoch, int watcher) {
     #if FASTHOOKS_WATCHES
         /* Bases that were exchanged give the class another tuple. */
