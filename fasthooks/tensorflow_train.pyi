@@ -55,6 +55,7 @@ class StopAtStepHook(SessionRunHook):
     def __init__(self, num_steps: int | None = None, last_step: int | None = None) -> None: ...
 
 class StepCounterHook(SessionRunHook):
+    _summary_writer: Any
     def __init__(
         self,
         every_n_steps: int | None = 100,
@@ -62,6 +63,7 @@ class StepCounterHook(SessionRunHook):
         output_dir: _Path | None = None,
         summary_writer: Any = None,
     ) -> None: ...
+    def _log_and_record(self, elapsed_steps: Any, elapsed_time: Any, global_step: Any) -> None: ...
 
 class LoggingTensorHook(SessionRunHook):
     _formatter: Any

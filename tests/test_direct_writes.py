@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import gc
+import logging
 import os
 import pathlib
 import threading
@@ -10,6 +11,7 @@ import time
 import weakref
 from unittest import mock
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import build_model
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from tensorflow.core.framework import summary_pb2
 from tensorflow.core.util import event_pb2
 from tensorflow.python.summary.writer import event_file_writer, writer, writer_cache
+from tensorflow.python.training import basic_session_run_hooks
 
 import fasthooks
 from fasthooks.hooks import _summary, direct_writes
@@ -190,6 +193,57 @@ def test_hooks_write_directly_and_the_thread_first_and_when_a_flush_is_due(tmp_p
             assert thread.call_count > handed
     assert steps_of(tmp_path, "of_the_loss") == list(range(1, 25))
     assert steps_of(tmp_path, "global_step/sec") == list(range(2, 25))
+
+
+@pytest.mark.parametrize("tag", ["step/sec", "st\xe4ps/sec", "s" * 200])
+def test_the_number_of_a_step_counter_is_tensorflows_byte_for_byte(tmp_path, events, tag):
+    stock = v1.train.StepCounterHook(summary_writer=v1.summary.FileWriter(str(tmp_path / "stock")))
+    stock.begin()
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda one: lines.append((one.pathname, one.lineno, one.funcName, one.getMessage()))
+    stock._summary_writer.add_summary(scalars(1), 0)
+    elapsed = [(100, 0.3), (np.int64(7), 0.3), (np.float32(7), np.float32(0.3)), (0, 1), (1, 1e-300)]
+    logger = tf.get_logger()
+    for hook in (stock, events.hook):
+        hook._summary_tag = tag
+        with mock.patch.object(logger, "handlers", [handler]), mock.patch.object(logger, "level", logging.INFO):
+            for step, (steps, secs) in enumerate(elapsed):
+                hook._log_and_record(steps, secs, np.int64(step))
+            with pytest.raises(TypeError):
+                hook._log_and_record(np.ones(2), 0.5, 7)
+        hook._summary_writer.flush()
+    assert lines[:5] == lines[5:]
+    assert raw(tmp_path / "ours") == raw(tmp_path / "stock")
+    assert events.directly == list(range(5))
+
+
+@pytest.mark.parametrize(("owner", "name"), [
+    (basic_session_run_hooks.StepCounterHook, "_log_and_record"), (basic_session_run_hooks, "logging"),
+    (basic_session_run_hooks, "Summary"), (v1.summary.FileWriter, "add_summary"),
+], ids=["method", "logging", "Summary", "add_summary"])
+def test_a_step_counter_sees_what_others_replace(events, owner, name):
+    with mock.patch.object(owner, name, **({"return_value": scalars(1)} if name == "Summary" else {})) as replaced:
+        events.hook._log_and_record(100, 0.5, 7)
+    if name == "add_summary":
+        replaced.assert_called_once_with(summary_pb2.Summary(value=[Value(tag="global_step/sec", simple_value=200.0)]), 7)
+    assert replaced.mock_calls
+
+
+def test_a_step_counter_gives_other_writers_a_summary():
+    other = mock.Mock()
+    hook = fasthooks.StepCounterHook(summary_writer=other)
+    v1.train.get_or_create_global_step()
+    hook.begin()
+    hook._log_and_record(1, 0.5, 7)
+    summary = summary_pb2.Summary(value=[Value(tag="global_step/sec", simple_value=2.0)])
+    assert other.mock_calls == [mock.call.add_summary(summary, 7)]
+
+
+def test_no_summary_is_made_for_a_step_counter(events, monkeypatch):
+    monkeypatch.setattr(direct_writes, "Summary", None)
+    events.hook._log_and_record(1, 0.5, 7)
+    assert events.directly == [7]
 
 
 def test_nothing_overtakes_what_the_thread_was_given(events):
@@ -637,18 +691,44 @@ def test_tags_are_read_from_the_bytes(found):
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(st.lists(values, max_size=6), st.integers(0, 2**63 - 1), st.floats(allow_nan=False))
+@given(st.lists(values, max_size=6), st.integers(-2**63, 2**63 - 1) | st.just(0), st.floats() | st.sampled_from([0.0, -0.0]))
 def test_an_event_is_packed_as_protocol_buffers_do(found, step, wall_time):
     summary = summary_pb2.Summary(value=found)
-    head = event_pb2.Event(step=step, wall_time=wall_time).SerializeToString()
     whole = event_pb2.Event(step=step, wall_time=wall_time, summary=summary).SerializeToString()
-    assert _summary.event_with(head, summary.SerializeToString()) == whole
+    assert _summary.event_with(wall_time, step, summary.SerializeToString()) == whole
 
 
-@given(st.binary(max_size=40))
+TAGS = st.text(max_size=5) | st.sampled_from(["a" * 120, "a" * 121, "a" * 200, "\ud800", "global_step/sec"])
+
+
+@given(TAGS, st.floats() | st.sampled_from([1e300, -1e300, float("nan"), 3.4028235677973366e38, 1e-46, -0.0]))
+def test_a_scalar_is_packed_as_protocol_buffers_do(tag, number):
+    packed = _summary.scalar_summary(tag, number)
+    if not tag.isascii() or not 0 < len(tag) < 121:
+        assert packed is None
+        return
+    summary = summary_pb2.Summary(value=[Value(tag=tag, simple_value=number)])
+    assert packed == summary.SerializeToString()
+    assert _summary.scalar_tags(packed) == [tag]
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.lists(values | st.builds(lambda tag: Value(tag=tag, simple_value=2.5), names), max_size=6))
+def test_scalars_are_recognised(found):
+    data = summary_pb2.Summary(value=found).SerializeToString()
+    plain = [value.tag and value == Value(tag=value.tag, simple_value=value.simple_value) and value.HasField("simple_value")
+             and value.tag.isascii() for value in found]
+    assert _summary.scalar_tags(data) == ([value.tag for value in found] if all(plain) else None)
+
+
+@given(st.binary(max_size=40) | st.builds(lambda tail: b"\x0a\x0a\x0a\x03abc\x15" + tail, st.binary(max_size=20)))
 def test_no_bytes_harm(data):
     try:
         tags = _summary.plain_tags(data)
     except UnicodeDecodeError:
-        return
+        tags = []
     assert tags is None or all(isinstance(tag, str) for tag in tags)
+    # Protocol buffers would give other bytes than they have read in many ways.
+    if _summary.scalar_tags(data) is not None:
+        assert _summary.scalar_tags(data) == tags
+        assert summary_pb2.Summary.FromString(data).SerializeToString() == data

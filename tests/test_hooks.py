@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import build_model, checkpoints, messages, quick_creator, summaries, train
-from tensorflow.python.training import basic_session_run_hooks
+from tensorflow.python.training import basic_session_run_hooks, training_util
 
 import fasthooks
 from fasthooks.step import declining
@@ -160,6 +160,45 @@ def test_step_counter_warns_on_the_very_step_that_stands_still(same_as_stock):
                 run.clock.tick()
 
     assert len(messages(same_as_stock(program), "WARNING")) == 3
+
+
+@pytest.mark.parametrize("timer", [{"every_n_steps": 5}, {"every_n_steps": None, "every_n_secs": 3}], ids=str)
+@pytest.mark.parametrize("steps_per_run", [1, 4])
+def test_step_counter_reads_the_step_where_it_may_be_time(same_as_stock, timer, steps_per_run):
+    def program(run):
+        op = v1.train.create_global_step().assign_add(1, read_value=False)
+        # The hook's read shows the step after the update, and moves it when it is made alone.
+        with tf.control_dependencies([op]):
+            training_util._get_or_create_global_step_read()
+        hook = run.api.StepCounterHook(**timer, output_dir=run.dir)
+        hook._set_steps_per_run(steps_per_run)  # with 4, most reads show that it is not time yet
+        with run.api.MonitoredSession(quick_creator(run), [hook]) as session:
+            for _ in range(20):
+                session.run(op)
+                run.note(hook._last_global_step, hook._timer.last_triggered_step())
+                run.clock.tick(0.75)
+
+    assert summaries(same_as_stock(program))
+
+
+def test_step_counter_whose_report_fails(same_as_stock):
+    def program(run):
+        op, _ = build_model()
+        hook = run.api.StepCounterHook(every_n_steps=3)
+
+        def fail(*args):
+            raise ValueError("no report")
+
+        hook._log_and_record = fail
+        with run.api.MonitoredSession(quick_creator(run), [hook]) as session:
+            for _ in range(7):
+                try:
+                    session.run(op)
+                except ValueError as error:
+                    run.note(str(error))
+                run.note(hook._last_global_step, hook._timer.last_triggered_step())
+
+    same_as_stock(program)
 
 
 # LoggingTensorHook

@@ -5,7 +5,6 @@ interpreter's lock from the step that follows. Order, bytes and errors are those
 before is written before, the thread flushes when that is due, and what cannot be written here is left to it.
 """
 
-import operator
 import os
 import sys
 import weakref
@@ -26,23 +25,23 @@ from fasthooks.triggers import _guard
 
 _QUEUE: Any = getattr(event_file_writer, "CloseableQueue", None)
 _THREAD: Any = getattr(event_file_writer, "_EventLoggerThread", None)
-
-
-def _skipped():
-    # What is not called where a summary is written directly.
-    return (FileWriter.add_summary, FileWriter._add_event, SummaryToEventTransformer._add_event, EventFileWriter.add_event,
-            EventFileWriter._try_put, _QUEUE.put)
-
-
-_KNOWN = known_tensorflow.is_known(FileWriter, EventFileWriter, _QUEUE, _THREAD) and all(
-    _guard.is_own_method(kind, name, getattr(kind, name), module)
-    for module, kind, names in (
-        (writer, FileWriter, ("add_summary", "_add_event")), (writer, SummaryToEventTransformer, ("_add_event",)),
-        (event_file_writer, EventFileWriter, ("add_event", "_try_put")), (event_file_writer, _QUEUE, ("put",)),
-        (event_file_writer, _THREAD, ("run",)))
-    for name in names)
-_OWN = _skipped() if _KNOWN else ()
 _PUT = getattr(_QUEUE, "put", None)
+
+
+def _guards():
+    # Of what is not called where a summary is written directly; none if it is not TensorFlow's now.
+    if not (known_tensorflow.is_known(FileWriter, EventFileWriter, _QUEUE, _THREAD)
+            and _guard.is_own_method(_THREAD, "run", _THREAD.run, event_file_writer)):
+        return ()
+    guards = (
+        _guard.ClassGuard(FileWriter, writer, ("add_summary", "_add_event"),
+                          (_guard.ClassGuard(SummaryToEventTransformer, writer, ("_add_event",)),)),
+        _guard.ClassGuard(EventFileWriter, event_file_writer, ("add_event", "_try_put")),
+        _guard.ClassGuard(_QUEUE, event_file_writer, ("put",)))
+    return guards if all(guard.is_intact() for guard in guards) else ()
+
+
+_GUARDS = _guards()
 
 
 def prepare(file_writer: Any) -> None:
@@ -55,11 +54,11 @@ def prepare(file_writer: Any) -> None:
     event_writer = file_writer.event_writer
     queue = event_writer._event_queue
     kinds = (type(file_writer), type(event_writer), type(queue), type(event_writer._worker))
-    if _KNOWN and kinds == (FileWriter, EventFileWriter, _QUEUE, _THREAD) and "put" not in vars(queue):
+    if _GUARDS and kinds == (FileWriter, EventFileWriter, _QUEUE, _THREAD) and "put" not in vars(queue):
         event_writer._ev_writer.note_thread()
         queue.put = _DirectPut(event_writer)
         if "add_summary" not in vars(file_writer):
-            file_writer.add_summary = _AddSummary(file_writer)
+            file_writer.add_summary = AddSummary(file_writer)
 
 
 class _DirectPut:
@@ -98,39 +97,79 @@ class _DirectPut:
             raise
 
 
-class _AddSummary:
+class Scalar:
+    """Stands for a Summary of one number in TensorFlow's own code, for an `add_summary` that is an AddSummary.
+
+    Args:
+      value: A list of one `Scalar.Value`.
+    """
+
+    __slots__ = ("_number", "_tag")
+
+    @staticmethod
+    def Value(tag: Any, simple_value: Any) -> tuple[Any, Any]:
+        return tag, simple_value
+
+    def __init__(self, value: list[tuple[Any, Any]]) -> None:
+        (self._tag, self._number), = value
+
+    def serialized(self) -> bytes | None:
+        """Returns what the Summary is serialized to, None if that is not for us to say."""
+        if type(self._tag) is str and isinstance(self._number, float):
+            return _summary.scalar_summary(self._tag, self._number)
+        return None
+
+    def summary(self) -> Summary:
+        """Returns the Summary, or raises what making it raises."""
+        return Summary(value=[Summary.Value(tag=self._tag, simple_value=self._number)])
+
+
+class AddSummary:
     """Is called in the place of a FileWriter's `add_summary`: what the graph serialized goes into the event as it is."""
 
-    def __init__(self, file_writer):
+    def __init__(self, file_writer: Any) -> None:
         self._writer: Any = weakref.ref(file_writer)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
         # As TensorFlow's hooks call it, or else TensorFlow's own method does it all, and raises what there is to raise.
         if kwargs or len(args) != 2 or not self._write(*args):
+            if args and type(args[0]) is Scalar:
+                args = (args[0].summary(), *args[1:])
             class_method(self._writer(), "add_summary")(*args, **kwargs)
 
     def _write(self, summary, global_step):
         file_writer = self._writer()
         event_writer = file_writer.event_writer
         put = getattr(getattr(event_writer, "_event_queue", None), "put", None)
-        if (type(put) is not _DirectPut or not all(map(operator.is_, _skipped(), _OWN)) or "_add_event" in vars(file_writer)
+        if (type(put) is not _DirectPut or not all(map(_guard.ClassGuard.is_intact, _GUARDS)) or "_add_event" in vars(file_writer)
                 or "add_event" in vars(event_writer) or "_try_put" in vars(event_writer)
                 or not isinstance(global_step, (int, np.integer)) or not -2**63 <= global_step < 2**63):
             return False
-        if type(summary) is bytes:
-            try:
-                summary = Summary.FromString(summary)
-            except DecodeError:
-                return False
-        elif type(summary) is not Summary:
+        packed = _packed(summary)
+        if packed is None:
             return False
-        serialized = summary.SerializeToString()
-        # TensorFlow takes the metadata out of all values but the first one with a tag. Such are left to it.
-        tags = _summary.plain_tags(serialized)
-        if tags is None:
-            return False
-        event = event_pb2.Event(wall_time=writer.time.time(), step=int(global_step)).SerializeToString()
-        if not put.write(_summary.event_with(event, serialized)):
+        serialized, tags = packed
+        if not put.write(_summary.event_with(writer.time.time(), int(global_step), serialized)):
             return False
         file_writer._seen_summary_tags.update(tags)
         return True
+
+
+def _packed(summary):
+    # A summary serialized, and the tags of its values; None: it is TensorFlow's to look at.
+    if type(summary) is Scalar:
+        summary = summary.serialized()
+    if type(summary) is bytes:
+        tags = _summary.scalar_tags(summary)
+        if tags is not None:
+            return summary, tags
+        try:
+            summary = Summary.FromString(summary)
+        except DecodeError:
+            return None
+    if type(summary) is not Summary:
+        return None
+    serialized = summary.SerializeToString()
+    # TensorFlow takes the metadata out of all values but the first one with a tag. Such are left to it.
+    tags = _summary.plain_tags(serialized)
+    return None if tags is None else (serialized, tags)

@@ -22,7 +22,7 @@ from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 
 from fasthooks import known_tensorflow, tensorflow_train
-from fasthooks.hooks import last_run
+from fasthooks.hooks import direct_writes, last_run
 from fasthooks.hooks.base import PerStepMethods, WriterMethods
 from fasthooks.hooks.closing import Closing
 from fasthooks.rebinding import rebound
@@ -68,6 +68,14 @@ class StopAtStepHook(PerStepMethods, _trigger.StopAtStepTrigger, tensorflow_trai
     """
 
 
+_StockCounter = stock.StepCounterHook
+_log_and_record = _StockCounter._log_and_record
+_Summary = getattr(stock, "Summary", None)
+# The same without a Summary that is made to be serialized at once.
+_record_scalar = rebound(_log_and_record, Summary=direct_writes.Scalar)
+_RECORDS_SCALAR = known_tensorflow.is_known(_StockCounter)
+
+
 class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, tensorflow_train.StepCounterHook):
     """Logs steps per second, and writes them as the summary `<global step>/sec`.
 
@@ -85,6 +93,14 @@ class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, tensorflow_tra
                  output_dir: str | os.PathLike[str] | None = None, summary_writer: Any = None) -> None:
         super().__init__(every_n_steps, every_n_secs, output_dir, summary_writer)
         self._timer = _compiled(self._timer)
+
+    def _log_and_record(self, elapsed_steps, elapsed_time, global_step):
+        add_summary = getattr(self._summary_writer, "add_summary", None)
+        if (_RECORDS_SCALAR and _StockCounter._log_and_record is _log_and_record and stock.Summary is _Summary
+                and stock.logging is logging and type(add_summary) is direct_writes.AddSummary):
+            _record_scalar(self, elapsed_steps, elapsed_time, global_step)
+        else:
+            super()._log_and_record(elapsed_steps, elapsed_time, global_step)
 
 
 _StockLogging = stock.LoggingTensorHook

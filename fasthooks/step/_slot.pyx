@@ -122,10 +122,10 @@ cdef class Slot(Counted):
         Py_DECREF(<object>fields)
         return self.known and not found
 
-    cdef int after_read(self, object value, Clock* clock) except -1:
+    cdef int after_read(self, object stale, object step, Clock* clock) except -1:
         cdef PyObject* fields = NULL if self.compiled else instance_dict(<PyObject*>self.hook)
         try:
-            return self.trigger.after_read(fields, <PyObject*>value, clock)
+            return self.trigger.after_read(fields, stale, step, clock)
         finally:
             if fields is not NULL:
                 Py_DECREF(<object>fields)

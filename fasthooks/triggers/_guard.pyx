@@ -277,6 +277,10 @@ cdef class ClassGuard:
         self.tag = tag
         return self.unchanged
 
+    def is_intact(self):
+        """Returns whether the class still resolves every name to TensorFlow's own method, whose code is known."""
+        return self.intact()
+
 
 cdef class Watched:
     """Base of compiled objects whose methods users may replace at any time."""
