@@ -210,16 +210,21 @@ def describe(value):
     return (kind,)
 
 
-def without_recent_logs(text):
-    """An error's text without what its process had logged before, of other steps too, which TensorFlow puts into it."""
-    return re.sub(r"\nRecent warning and error logs:(\n  .*)*", "", text)
+def without_chance(text):
+    """An error's text without what differs from run to run of TensorFlow itself.
+
+    That is what its process had logged before, of other steps too, and how often it names where an op was made: once for
+    each thread that met the error in a function.
+    """
+    text = re.sub(r"\nRecent warning and error logs:(\n  .*)*", "", text)
+    return re.sub(r"(Detected at node (?:.*\n)*?Node: .*\n)\1+", r"\1", text)
 
 
 def describe_error(error):
     """Returns type, message and, for errors of ops, the op of an exception."""
     op = getattr(error, "op", None)
     cause = error.__cause__
-    text = without_recent_logs(str(error))
+    text = without_chance(str(error))
     return (type(error).__name__, text, op and op.name, getattr(error, "error_code", None), cause and repr(cause))
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from unittest import mock
 
 import numpy as np
@@ -790,6 +791,27 @@ def test_two_signals_end_a_process_whose_step_never_ends(lib, start, tmp_path, n
     _, errors = process.communicate(timeout=120)
     assert process.returncode == -number, errors
     assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT)
+
+
+def test_a_handler_in_the_midst_of_making_an_error_raises_after_that(tmp_path):
+    """C++ has TensorFlow make the error of a step, and has no use for another one meanwhile."""
+    op, _ = build_model()
+    made = []
+
+    def act():  # called from TensorFlow's constructor of errors, as a handler is that another one interrupts
+        signal.raise_signal(signal.SIGINT)
+        made.append(True)
+
+    names = {"act": act}
+    exec(compile("def make(): act()", interruption._ERRORS, "exec"), names)
+    with fasthooks.MonitoredSession(hooks=[fasthooks.SaveOnSignalHook(str(tmp_path))]) as session:
+        session.run(op)
+        signal.raise_signal(signal.SIGINT)  # noted
+        with pytest.raises(KeyboardInterrupt):
+            names["make"]()
+            for _ in range(10_000):
+                time.sleep(0.01)
+    assert made == [True]
 
 
 def test_children_of_a_fork_have_the_previous_handlers(lib, start):

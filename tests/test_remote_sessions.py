@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
-from helpers import build_model, quick_creator, usual_hooks, v1, without_recent_logs
+from helpers import build_model, quick_creator, usual_hooks, v1, without_chance
 from tensorflow.python.framework import function
 from tensorflow.python.ops import collective_ops
 
@@ -135,7 +135,7 @@ def test_long_errors(same_as_stock, master, failing):
                 try:
                     run.note(monitored.run(fetches))
                 except tf.errors.OpError as error:
-                    run.note(error, without_recent_logs(error.message), error.node_def and error.node_def.name)
+                    run.note(error, without_chance(error.message), error.node_def and error.node_def.name)
 
     seen = same_as_stock(program)
     assert seen.error is None

@@ -52,7 +52,7 @@ class _Handler:
         waker = _waker
         if waker is not None:
             waker.is_handled = True
-        if waker is not None and frame is not None and frame.f_code.co_filename == _ERRORS:
+        if waker is not None and _makes_error(frame):
             # C++ has TensorFlow make the error of the cancelled step, and would lose the handler's exception.
             os.write(waker.pipe, bytes([_AGAIN | number]))
         elif callable(self.previous) and (self.action.is_pythons or _interrupt.is_overridden(number)):
@@ -67,6 +67,13 @@ class _Handler:
         action = _interrupt.Action(self.number) if _interrupt.is_overridden(self.number) else self.action
         signal.signal(self.number, self.previous)
         action.put_back()
+
+
+def _makes_error(frame):
+    # Whether TensorFlow is making an error: also where a handler that was called in there is interrupted itself.
+    while frame is not None and frame.f_code.co_filename != _ERRORS:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _watch_all():
