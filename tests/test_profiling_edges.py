@@ -12,7 +12,7 @@ import weakref
 import pytest
 import tensorflow as tf
 from helpers import captured_logs, v1
-from test_profiling import SESSIONS, Acts, Sleeper, Slotted, Trivial, assert_adds_up, opened, warnings
+from test_profiling import SESSIONS, Acts, Sleeper, Slotted, Trivial, assert_adds_up, opened, slow_hooks_are_told, warnings
 
 import fasthooks
 from fasthooks import profiling
@@ -301,22 +301,17 @@ def test_a_log_that_refuses_the_warning():
     assert seen_of(profiled)["turns"] == 40
 
 
-def test_one_warning_however_often_a_profile_came_between(monkeypatch):
-    monkeypatch.setattr(profiling, "_watch", None)
-    try:
-        fasthooks.warn_slow_hooks(0.1, min_us=100.0)
-        with captured_logs() as logs, opened("ours", [Sleeper(1)]) as (session, op, _):
-            for _ in range(100):
-                session.run(op, hooks=False)
-            for _ in range(3):
-                for _ in range(40):
-                    session.run(op)
-                with fasthooks.profile(slow_hook_share=None):
-                    session.run(op)
+def test_one_warning_however_often_a_profile_came_between():
+    with slow_hooks_are_told(), captured_logs() as logs, opened("ours", [Sleeper(1)]) as (session, op, _):
+        for _ in range(100):
+            session.run(op, hooks=False)
+        for _ in range(3):
+            for _ in range(40):
+                session.run(op)
+            with fasthooks.profile(slow_hook_share=None):
+                session.run(op)
         assert len(warnings(logs)) == 1
         assert len(profiling._watch.sessions) == 1
-    finally:
-        _profile.install(None)
 
 
 # Threads
