@@ -189,7 +189,8 @@ def _end(profiled):
 
 
 def warn_slow_hooks(share: float = 0.25, *, min_us: float = 20.0) -> None:
-    """Logs a warning, until the process ends, for each hook that makes every step slow: one line for a hook and session.
+    """Logs a warning, until the process ends, for each hook that makes every step slow: one line for a hook and graph,
+    also if the session recovers.
 
     Looked at are hooks that are called on more than half of the steps, after 32 calls and then again and again, the first 100
     steps of a session left out. The slowest calls and steps, one in 50, do not count: what is done now and then is not slowness.

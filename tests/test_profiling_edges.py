@@ -314,6 +314,25 @@ def test_one_warning_however_often_a_profile_came_between():
         assert len(profiling._watch.sessions) == 1
 
 
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_one_warning_of_a_hook_whose_session_recovers(kind):
+    """A session of another graph tells of the hook again."""
+    def lose(context):
+        runs.append(None)
+        if len(runs) == 150:
+            raise tf.errors.AbortedError(None, None, "lost")
+
+    slow = Sleeper(1)
+    with slow_hooks_are_told(), captured_logs() as logs:
+        for expected in (1, 2):
+            runs = []
+            with opened(kind, [slow, Acts(lose)]) as (session, op, _):
+                for _ in range(300):
+                    session.run(op)
+            assert len(warnings(logs)) == expected
+        assert len(profiling._watch.sessions) == 4   # each of the two was lost once
+
+
 # Threads
 
 
