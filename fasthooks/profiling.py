@@ -15,11 +15,9 @@ from typing import Any
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.platform import tf_logging as logging
 
-from fasthooks import patching, session_calls
+from fasthooks import patching, session_calls, step_limits
 from fasthooks.step import _profile
 from fasthooks.types import HookRow, OnceRow, ProfileReport, SessionProfile, TimeRow
-
-MAX_TRACE_STEPS = 1_000_000  # 640 MB of events
 
 _lock = threading.Lock()
 _profile_in_force: "Profile | None" = None
@@ -60,7 +58,8 @@ def _warn(hook, calls, steps):
 
 
 def _collector(skip_steps, trace_steps, share, min_us):
-    for name, value, most in (("skip_steps", skip_steps, 2**63), ("trace_steps", trace_steps, MAX_TRACE_STEPS)):
+    for name, value in (("skip_steps", skip_steps), ("trace_steps", trace_steps)):
+        most = step_limits.MOST_STEPS[name]
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
             raise ValueError(f"{name} must be an int from 0 to {most:,}; got {value!r}.")
     if share is None:
@@ -190,7 +189,8 @@ def _end(profiled):
 
 
 def warn_slow_hooks(share: float = 0.25, *, min_us: float = 20.0) -> None:
-    """Logs a warning, until the process ends, for each hook that makes every step slow: one line for a hook and session.
+    """Logs a warning, until the process ends, for each hook that makes every step slow: one line for a hook and graph,
+    also if the session recovers.
 
     Looked at are hooks that are called on more than half of the steps, after 32 calls and then again and again, the first 100
     steps of a session left out. The slowest calls and steps, one in 50, do not count: what is done now and then is not slowness.

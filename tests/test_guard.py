@@ -1,5 +1,6 @@
 """Is the code that a compiled path stands in for still TensorFlow's own? What each guard notices, and what none minds."""
 
+import ctypes
 import gc
 import sys
 from unittest import mock
@@ -93,6 +94,29 @@ def test_method_set_on_a_base(method):
     running.steps()
     assert function.call_count == 3
     running.session.close()
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="classes are watched")
+def test_a_tag_that_no_change_moves():
+    """A class whose base gets no tag, since all 2**32 are given out, has one that does not count, and keeps it for ever."""
+    class Base(fasthooks.LoggingTensorHook):
+        pass
+
+    class Hook(Base):
+        pass
+
+    running = Running(lambda running: Hook([running.loss], every_n_iter=10**6))
+    Base.other = None   # takes the tags away
+    flags = ctypes.c_ulong.from_address(id(Base) + 168)
+    assert flags.value == Base.__flags__
+    ready = 1 << 12     # a class that is not gets no tag either
+    flags.value &= ~ready
+    try:
+        running.steps()
+        assert running.called(lambda function: setattr(Hook, "after_run", function)) == 3
+    finally:
+        flags.value |= ready
+        running.session.close()
 
 
 @pytest.mark.parametrize("kind", ["tensorflow", "silent"])  # ours have a dict that cannot be exchanged

@@ -15,12 +15,14 @@ import textwrap
 import threading
 import time
 import weakref
+from unittest import mock
 
 import pytest
 import tensorflow as tf
 from helpers import MIXES, STOCK_MIX, assert_same, build_model, captured_logs, messages, record, train, usual_hooks, v1
 
 import fasthooks
+from fasthooks import profiling
 from fasthooks.step import _profile
 
 SESSIONS = {
@@ -192,12 +194,19 @@ def test_no_warning_where_none_is_wanted():
     assert not warnings(logs)
 
 
-def test_warnings_alone(monkeypatch):
-    from fasthooks import profiling
+@contextlib.contextmanager
+def slow_hooks_are_told():
+    """Warns of slow hooks in a block, and neither before nor after it."""
+    with mock.patch.object(profiling, "_watch", None):
+        try:
+            fasthooks.warn_slow_hooks(0.1, min_us=100.0)
+            yield
+        finally:
+            _profile.install(None)
 
-    monkeypatch.setattr(profiling, "_watch", None)
-    try:
-        fasthooks.warn_slow_hooks(0.1, min_us=100.0)
+
+def test_warnings_alone():
+    with slow_hooks_are_told():
         with captured_logs() as logs, opened("ours", [Sleeper(1)]) as (session, op, _):
             for _ in range(100):
                 session.run(op, hooks=False)
@@ -214,8 +223,6 @@ def test_warnings_alone(monkeypatch):
             assert warned.startswith("fasthooks: Sleeper 'the sleeper' (hooks[0]).after_run takes ")
         hooks, step = profiling.hooks_in_python()
         assert 2000 <= hooks < step
-    finally:
-        _profile.install(None)
 
 
 def test_what_fetches_of_a_hook_add(tmp_path):

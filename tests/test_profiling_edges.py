@@ -12,7 +12,7 @@ import weakref
 import pytest
 import tensorflow as tf
 from helpers import captured_logs, v1
-from test_profiling import SESSIONS, Acts, Sleeper, Slotted, Trivial, assert_adds_up, opened, warnings
+from test_profiling import SESSIONS, Acts, Sleeper, Slotted, Trivial, assert_adds_up, opened, slow_hooks_are_told, warnings
 
 import fasthooks
 from fasthooks import profiling
@@ -301,22 +301,36 @@ def test_a_log_that_refuses_the_warning():
     assert seen_of(profiled)["turns"] == 40
 
 
-def test_one_warning_however_often_a_profile_came_between(monkeypatch):
-    monkeypatch.setattr(profiling, "_watch", None)
-    try:
-        fasthooks.warn_slow_hooks(0.1, min_us=100.0)
-        with captured_logs() as logs, opened("ours", [Sleeper(1)]) as (session, op, _):
-            for _ in range(100):
-                session.run(op, hooks=False)
-            for _ in range(3):
-                for _ in range(40):
-                    session.run(op)
-                with fasthooks.profile(slow_hook_share=None):
-                    session.run(op)
+def test_one_warning_however_often_a_profile_came_between():
+    with slow_hooks_are_told(), captured_logs() as logs, opened("ours", [Sleeper(1)]) as (session, op, _):
+        for _ in range(100):
+            session.run(op, hooks=False)
+        for _ in range(3):
+            for _ in range(40):
+                session.run(op)
+            with fasthooks.profile(slow_hook_share=None):
+                session.run(op)
         assert len(warnings(logs)) == 1
         assert len(profiling._watch.sessions) == 1
-    finally:
-        _profile.install(None)
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_one_warning_of_a_hook_whose_session_recovers(kind):
+    """A session of another graph tells of the hook again."""
+    def lose(context):
+        runs.append(None)
+        if len(runs) == 150:
+            raise tf.errors.AbortedError(None, None, "lost")
+
+    slow = Sleeper(1)
+    with slow_hooks_are_told(), captured_logs() as logs:
+        for expected in (1, 2):
+            runs = []
+            with opened(kind, [slow, Acts(lose)]) as (session, op, _):
+                for _ in range(300):
+                    session.run(op)
+            assert len(warnings(logs)) == expected
+        assert len(profiling._watch.sessions) == 4   # each of the two was lost once
 
 
 # Threads

@@ -1,5 +1,6 @@
 """`python -m fasthooks run`: an unmodified program runs as under `python`, but patched."""
 
+import argparse
 import json
 import os
 import py_compile
@@ -11,6 +12,9 @@ import textwrap
 import zipfile
 
 import pytest
+
+import fasthooks
+from fasthooks.cli import profile as profile_command
 
 COMMANDS = {"python": [], "fasthooks": ["-m", "fasthooks", "run"]}
 PROFILE = {"profile": ["-m", "fasthooks", "profile"]}
@@ -346,10 +350,22 @@ def test_plain_sessions(tmp_path):
 def test_usage_errors(tmp_path):
     done = run("fasthooks", directory=tmp_path)
     assert done.returncode == 2 and "usage: python -m fasthooks run" in done.stderr
-    for options in ([], ["--skip-steps", "-1", "x.py"], ["--trace-steps", "1.5", "x.py"], ["--skip-steps", "1000001", "x.py"],
-                    ["--trace", "nothing/x", "x.py"]):
+    for options in ([], ["--skip-steps", "-1", "x.py"], ["--trace-steps", "1.5", "x.py"], ["--trace-steps", "1000001", "x.py"],
+                    ["--skip-steps", str(2**63 + 1), "x.py"], ["--trace", "nothing/x", "x.py"]):
         done = run("profile", *options, directory=tmp_path)
         assert done.returncode == 2 and "usage: python -m fasthooks profile" in done.stderr, options
+
+
+@pytest.mark.parametrize(("option", "most"), [("--skip-steps", 2**63), ("--trace-steps", 10**6)])
+def test_as_many_steps_as_the_function_takes(option, most):
+    parser = argparse.ArgumentParser()
+    profile_command.add_arguments(parser)
+    name = option[2:].replace("-", "_")
+    assert getattr(parser.parse_args([option, str(most)]), name) == most
+    with pytest.raises(SystemExit):
+        parser.parse_args([option, str(most + 1)])
+    with pytest.raises(ValueError, match=f"{name} must be an int from 0 to {most:,}"), fasthooks.profile(**{name: most + 1}):
+        pass
 
 
 def test_the_report_tells_what_hooks_take_and_names_slow_ones(tmp_path):

@@ -15,25 +15,31 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from fasthooks import step_limits
 from fasthooks.cli import run
 
 if TYPE_CHECKING:
     from fasthooks.profiling import Profile
 
 
-def _count(text):
-    if not text.isdecimal() or int(text) > 1_000_000:  # so many steps can be traced
-        raise argparse.ArgumentTypeError(f"an integer from 0 to 1,000,000 is expected, got {text!r}")
-    return int(text)
+def _steps(name):
+    most = step_limits.MOST_STEPS[name]
+
+    def count(text):
+        if not text.isdecimal() or int(text) > most:
+            raise argparse.ArgumentTypeError(f"an integer from 0 to {most:,} is expected, got {text!r}")
+        return int(text)
+
+    return count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of the command."""
-    parser.add_argument("--skip-steps", type=_count, default=100, metavar="N",
+    parser.add_argument("--skip-steps", type=_steps("skip_steps"), default=100, metavar="N",
                         help="leave out so many steps at the begin of each session (default: 100)")
     parser.add_argument("--json", metavar="FILE", help="write all figures there; -: to stdout, after what the program prints")
     parser.add_argument("--trace", metavar="FILE", help="write a Chrome trace there, for Perfetto or chrome://tracing")
-    parser.add_argument("--trace-steps", type=_count, default=2000, metavar="N",
+    parser.add_argument("--trace-steps", type=_steps("trace_steps"), default=2000, metavar="N",
                         help="how many steps the trace has (default: 2000)")
     run.add_program_arguments(parser)
 

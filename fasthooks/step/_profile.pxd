@@ -66,6 +66,7 @@ cdef class SessionTimes(Counted):
     cdef readonly dict plans        # number -> PlanTimes
     cdef readonly PlanTimes other_plans
     cdef dict by_id                 # id of a hook -> its HookTimes
+    cdef object graph               # a function that returns its graph, or None once that is gone; None: not known
     cdef PlanTimes last_plan
     cdef Py_ssize_t n_hooks         # length of the hooks list when it was last looked at
     # The last step that was counted: when and on which thread it returned, and how many steps had begun by then; 0: what
@@ -144,6 +145,8 @@ cdef class Collector(Counted):
     cdef int end(self, StepTimes times) except -1
     cdef int note_calls(self, StepTimes times, int64_t now) except -1
     cdef int look(self, StepTimes times, HookTimes hook, Calls calls) except -1
+    # Whether a session of the same graph, as one that was lost before its recovery, has had a warning of this hook.
+    cdef bint has_warned(self, SessionTimes session, object hook) except -1
     cdef int trace(self, StepTimes times, int64_t ended) except -1
     cdef int put(self, int64_t began, int64_t ended, int64_t step, uint64_t thread, int32_t label, int32_t plan) except -1
     # The step that this thread runs; None: none.

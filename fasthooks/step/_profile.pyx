@@ -355,6 +355,10 @@ cdef class Collector(Counted):
             if known is not None:
                 session.take_over(known)
         session.meet(hooks)
+        try:
+            session.graph = None if session.several else weakref.ref(raw.graph)
+        except Exception:   # the raw session may be anything
+            session.graph = None
         self.remember(raw, session)
         return session
 
@@ -499,11 +503,25 @@ cdef class Collector(Counted):
         if (hook is not times.session.other_hooks and 2 * calls.count > steps.count and usual > self.min_ns
                 and usual > self.share * <double>steps.usual_mean()):
             hook.settled = True
+            if self.has_warned(times.session, hook.reference()):
+                return 0
             try:
                 self.warn(hook, calls, steps)
             except Exception:   # of a logging filter, for example; the step has a result
                 pass
         return 0
+
+    cdef bint has_warned(self, SessionTimes session, object hook) except -1:
+        cdef SessionTimes other
+        cdef HookTimes times
+        cdef object graph = None if session.graph is None else session.graph()
+        for other in self.sessions:
+            if graph is None or other is session or other.graph is None or other.graph() is not graph:
+                continue
+            for times in other.hooks:
+                if times.settled and times.reference() is hook:
+                    return True
+        return False
 
     cdef int trace(self, StepTimes times, int64_t ended) except -1:
         cdef Py_ssize_t i
