@@ -189,11 +189,11 @@ def _end(profiled):
 
 
 def warn_slow_hooks(share: float = 0.25, *, min_us: float = 20.0) -> None:
-    """Logs a warning, until the process ends, for each hook that makes every step slow: one line for a hook and graph,
-    also if the session recovers.
+    """Logs a warning, until the process ends, for each hook that makes every step slow.
 
     Looked at are hooks that are called on more than half of the steps, after 32 calls and then again and again, the first 100
     steps of a session left out. The slowest calls and steps, one in 50, do not count: what is done now and then is not slowness.
+    There is one line for a hook and a graph, also where the session recovers.
 
     Args:
       share: A hook is slow if its call takes more than this share of a step ...

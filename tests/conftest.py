@@ -18,8 +18,21 @@ from fasthooks.step import _live
 del session_ops.TensorHandle.__del__
 
 _stock_records = {}
+# Files that take minutes, most of it waiting for processes that they start. They begin first, the longest before: one that
+# began last would leave the other process of pytest-xdist with nothing to do.
+_LONG_FILES = (
+    "test_known_tensorflow", "test_runner", "test_programs", "test_background", "test_bench_smoke", "test_interruption",
+    "test_plan_errors", "test_hook_contract", "test_distributed", "test_async_checkpoint", "test_scheduling",
+    "test_plain_session", "test_writers", "test_wandb_hook", "test_types", "test_references", "test_random_programs",
+    "test_clusters", "test_remote_sessions", "test_demo")
 
 gc.freeze()  # TensorFlow's own objects are not looked through by each collection
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that take longest first; all other tests stay in their order."""
+    places = {name: place for place, name in enumerate(_LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @contextlib.contextmanager
