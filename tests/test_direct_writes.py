@@ -240,6 +240,23 @@ def test_a_step_counter_gives_other_writers_a_summary():
     assert other.mock_calls == [mock.call.add_summary(summary, 7)]
 
 
+def test_a_class_between_ours_and_tensorflows_reports(events):
+    calls = []
+
+    class Mine(v1.train.StepCounterHook):
+        def _log_and_record(self, *args):
+            calls.append(args)
+
+    class Both(fasthooks.StepCounterHook, Mine):
+        pass
+
+    hook = Both(summary_writer=events.writer)
+    hook.begin()
+    hook._log_and_record(1, 0.5, 7)
+    assert calls == [(1, 0.5, 7)]
+    assert events.directly == []
+
+
 def test_no_summary_is_made_for_a_step_counter(events, monkeypatch):
     monkeypatch.setattr(direct_writes, "Summary", None)
     events.hook._log_and_record(1, 0.5, 7)

@@ -339,6 +339,20 @@ def test_logging_tensor_sees_what_others_replace(owner, name):
     assert len(calls) == 1
 
 
+def test_a_class_between_ours_and_tensorflows_logs():
+    calls = []
+
+    class Mine(v1.train.LoggingTensorHook):
+        def _log_tensors(self, tensor_values):
+            calls.append(tensor_values)
+
+    class Both(fasthooks.LoggingTensorHook, Mine):
+        pass
+
+    Both([], every_n_iter=1)._log_tensors({"a": np.float32(1)})
+    assert calls == [{"a": np.float32(1)}]
+
+
 def test_logging_tensor_error_in_formatter(same_as_stock):
     def program(run):
         op, loss = build_model()
@@ -586,6 +600,21 @@ def test_checkpoint_saver_unwritable(same_as_stock):
         train(run, [hook], [op, loss], steps=10)
 
     assert same_as_stock(program).error is not None
+
+
+def test_checkpoint_saver_reads_the_tensor_that_it_has_now(same_as_stock):
+    def program(run):
+        op, _ = build_model()
+        other = v1.train.get_global_step() + 1000
+        saver = run.api.CheckpointSaverHook(run.dir, save_steps=1)
+
+        class Swaps(v1.train.SessionRunHook):
+            def after_run(self, run_context, run_values):
+                saver._global_step_tensor = other
+
+        train(run, [Swaps(), saver], op, steps=3)
+
+    assert checkpoints(same_as_stock(program))
 
 
 # GlobalStepWaiterHook

@@ -96,11 +96,12 @@ class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, tensorflow_tra
 
     def _log_and_record(self, elapsed_steps, elapsed_time, global_step):
         add_summary = getattr(self._summary_writer, "add_summary", None)
-        if (_RECORDS_SCALAR and _StockCounter._log_and_record is _log_and_record and stock.Summary is _Summary
+        log_and_record = super()._log_and_record  # not TensorFlow's where a class of the user's own stands between
+        if (_RECORDS_SCALAR and getattr(log_and_record, "__func__", None) is _log_and_record and stock.Summary is _Summary
                 and stock.logging is logging and type(add_summary) is direct_writes.AddSummary):
             _record_scalar(self, elapsed_steps, elapsed_time, global_step)
         else:
-            super()._log_and_record(elapsed_steps, elapsed_time, global_step)
+            log_and_record(elapsed_steps, elapsed_time, global_step)
 
 
 _StockLogging = stock.LoggingTensorHook
@@ -133,11 +134,13 @@ class LoggingTensorHook(PerStepMethods, _trigger.LoggingTensorTrigger, tensorflo
 
     def _log_tensors(self, tensor_values):
         # TensorFlow sets print options for the line and sets them back, which takes as long as the line itself.
-        if (_LOGS_SCALARS and _StockLogging._log_tensors is _log_tensors and stock.logging is logging and not self._formatter
-                and type(tensor_values) is dict and _SCALARS.issuperset(map(type, tensor_values.values()))):
+        log_tensors = super()._log_tensors  # not TensorFlow's where a class of the user's own stands between
+        if (_LOGS_SCALARS and getattr(log_tensors, "__func__", None) is _log_tensors and stock.logging is logging
+                and not self._formatter and type(tensor_values) is dict
+                and _SCALARS.issuperset(map(type, tensor_values.values()))):
             _log_scalars(self, tensor_values)
         else:
-            super()._log_tensors(tensor_values)
+            log_tensors(tensor_values)
 
 
 class NanTensorHook(PerStepMethods, _trigger.NanTensorTrigger, tensorflow_train.NanTensorHook):

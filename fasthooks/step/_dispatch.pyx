@@ -422,19 +422,18 @@ cdef class Step:
     cdef int act_on_read(self, Py_ssize_t place, Py_ssize_t listed, Slot slot) except -1:
         # The one read that TensorFlow makes too; what it does with the value, the trigger does.
         cdef int decision
-        stale = self.result_for(place, slot)
         if self.times is not None:
-            self.times.begin_call(self.times_of(slot, listed), True)
-            # Slow or not, one that has to look at each step cannot be called less often.
-            slot.times.settled = slot.times.settled or not slot.trigger.only_reads
-        step = self.dispatcher.runs.read(slot.tensor)
-        decision = slot.after_read(stale, step, &self.clock)
+            # Slow or not, it cannot be called less often.
+            self.times_of(slot, listed).settled = True
+            self.times.begin_call(slot.times, True)
+        global_step = self.dispatcher.runs.read(slot.tensor_now())
+        decision = slot.after_read(global_step, &self.clock)
         if decision == ACT:
-            slot.trigger.act_on_read(slot.hook, self.context, stale, step)
+            slot.trigger.act_on_read(slot.hook, self.context, global_step)
         if self.times is not None:
             self.times.end_call()
         if decision != ACT and decision != QUIET:
-            self.act(slot, listed, stale)
+            self.act(slot, listed, self.result_for(place, slot))
         return 0
 
     cdef int act(self, Slot slot, Py_ssize_t listed, object result) except -1:

@@ -30,7 +30,9 @@ cdef class Slot(Counted):
     cdef int expect(self, HookTrigger trigger, PyObject* fields) except -1
     # Looks at the hook's class again if it was changed. Returns whether it was.
     cdef bint changed(self) except -1
-    cdef int after_read(self, object stale, object step, Clock* clock) except -1
+    # The tensor that the hook would read the step from now; None: it has none.
+    cdef object tensor_now(self)
+    cdef int after_read(self, object value, Clock* clock) except -1
     cdef bint is_set(self, PyObject* fields) except -1
     # Whether the hook's `after_run` is TensorFlow's own and uses its context for nothing but reads and a stop request.
     cdef bint only_reads(self) except -1

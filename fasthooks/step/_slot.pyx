@@ -122,10 +122,21 @@ cdef class Slot(Counted):
         Py_DECREF(<object>fields)
         return self.known and not found
 
-    cdef int after_read(self, object stale, object step, Clock* clock) except -1:
+    cdef object tensor_now(self):
+        # An earlier hook, or the step itself, may have given the hook another one.
+        cdef PyObject* fields = NULL if self.compiled else instance_dict(<PyObject*>self.hook)
+        cdef PyObject* tensor
+        try:
+            tensor = self.trigger.quiet_tensor(fields)
+            return None if tensor is NULL else <object>tensor
+        finally:
+            if fields is not NULL:
+                Py_DECREF(<object>fields)
+
+    cdef int after_read(self, object value, Clock* clock) except -1:
         cdef PyObject* fields = NULL if self.compiled else instance_dict(<PyObject*>self.hook)
         try:
-            return self.trigger.after_read(fields, stale, step, clock)
+            return self.trigger.after_read(fields, <PyObject*>value, clock)
         finally:
             if fields is not NULL:
                 Py_DECREF(<object>fields)

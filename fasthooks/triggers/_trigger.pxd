@@ -23,10 +23,10 @@ cdef class HookTrigger(Watched):
     cdef int before(self, PyObject* fields, Clock* clock) except -1
     # `value`: what the run returned for the quiet tensor; NULL: the hook asked for nothing.
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1
-    # When `after` said READ. `stale`: the hook's results of the run; `step`: the global step read since.
-    cdef int after_read(self, PyObject* fields, object stale, object step, Clock* clock) except -1
+    # `value`: the global step read after the run, when `after` said READ.
+    cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1
     # What the hook's own `after_run` does once it has read the step and its timer has triggered for that.
-    cdef int act_on_read(self, object hook, object context, object stale, object step) except -1
+    cdef int act_on_read(self, object hook, object context, object global_step) except -1
     # The hook's own `after_run` was called with these results.
     cdef int acted(self, object results) except -1
     # Decision of the timer that is in `_timer` now.
@@ -44,7 +44,6 @@ cdef class StopAtStepTrigger(GlobalStepTrigger):
 
 cdef class StepCounterTrigger(GlobalStepTrigger):
     cdef public object _timer, _steps_per_run, _last_global_step
-    cdef int remember(self, PyObject* fields, object step) except -1   # as TensorFlow does at the end of each run
 
 
 cdef class CheckpointSaverTrigger(GlobalStepTrigger):

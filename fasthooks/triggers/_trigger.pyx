@@ -61,10 +61,10 @@ cdef class HookTrigger(Watched):
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
         return QUIET
 
-    cdef int after_read(self, PyObject* fields, object stale, object step, Clock* clock) except -1:
+    cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
         return ACT
 
-    cdef int act_on_read(self, object hook, object context, object stale, object step) except -1:
+    cdef int act_on_read(self, object hook, object context, object global_step) except -1:
         raise NotImplementedError
 
     cdef int acted(self, object results) except -1:
@@ -143,7 +143,6 @@ cdef class StepCounterTrigger(GlobalStepTrigger):
 
     cdef int after(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
         cdef int64_t step, per_run, previous
-        cdef int decision
         cdef PyObject* last = live(fields, <PyObject*>self._last_global_step, "_last_global_step")
         if (not as_step(value, &step)
                 or not as_step(live(fields, <PyObject*>self._steps_per_run, "_steps_per_run"), &per_run)
@@ -151,34 +150,13 @@ cdef class StepCounterTrigger(GlobalStepTrigger):
             return ACT
         if last is not <PyObject*>None and (not as_step(last, &previous) or previous == step):
             return ACT
-        decision = self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step + per_run, clock)
-        if decision == QUIET:
-            self.remember(fields, <object>value)
-        return READ if decision == ACT else decision
-
-    cdef int after_read(self, PyObject* fields, object stale, object step, Clock* clock) except -1:
-        cdef int64_t number
-        cdef int decision
-        if not as_step(<PyObject*>step, &number):
-            return ODD
-        decision = self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), number, clock)
-        if decision == QUIET:
-            self.remember(fields, stale)
-        return decision
-
-    cdef int act_on_read(self, object hook, object context, object stale, object step) except -1:
-        elapsed_time, elapsed_steps = hook._timer.update_last_triggered_step(step)
-        if elapsed_time is not None:
-            hook._log_and_record(elapsed_steps, elapsed_time, step)
-        hook._last_global_step = stale
-        return 0
-
-    cdef int remember(self, PyObject* fields, object step) except -1:
+        if self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step + per_run, clock) != QUIET:
+            return ACT
         if fields is NULL:
-            self._last_global_step = step
+            self._last_global_step = <object>value
         else:
-            PyDict_SetItem(<object>fields, "_last_global_step", step)
-        return 0
+            PyDict_SetItem(<object>fields, "_last_global_step", <object>value)
+        return QUIET
 
 
 cdef class LoggingTensorTrigger(HookTrigger):
@@ -304,15 +282,15 @@ cdef class CheckpointSaverTrigger(GlobalStepTrigger):
         decision = self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step + per_run, clock)
         return READ if decision == ACT else decision
 
-    cdef int after_read(self, PyObject* fields, object stale, object step, Clock* clock) except -1:
-        cdef int64_t number
-        if not as_step(<PyObject*>step, &number):
+    cdef int after_read(self, PyObject* fields, PyObject* value, Clock* clock) except -1:
+        cdef int64_t step
+        if not as_step(value, &step):
             return ODD
-        return self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), number, clock)
+        return self.ask_timer(live(fields, <PyObject*>self._timer, "_timer"), step, clock)
 
-    cdef int act_on_read(self, object hook, object context, object stale, object step) except -1:
-        hook._timer.update_last_triggered_step(step)
-        if hook._save(context.session, step):
+    cdef int act_on_read(self, object hook, object context, object global_step) except -1:
+        hook._timer.update_last_triggered_step(global_step)
+        if hook._save(context.session, global_step):
             context.request_stop()
         return 0
 
