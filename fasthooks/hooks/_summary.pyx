@@ -75,10 +75,10 @@ def plain_tags(bytes summary not None):
 
 
 def scalar_tags(bytes summary not None):
-    """Returns the tags of a serialized Summary's values, as a list of str, as `plain_tags` does without looking at it twice.
+    """Returns the tags of a serialized Summary's values, as a list of str; None unless they are in the usual form of scalars.
 
-    None unless each is an ASCII tag and a `simple_value`, in that order and of less than 128 bytes: protocol buffers give just
-    these bytes again when they have read them.
+    Each is then an ASCII tag and a `simple_value`, in that order and of less than 128 bytes: protocol buffers give just these
+    bytes again when they have read them, so nobody has to have them read.
     """
     cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(summary)
     cdef const unsigned char* end = at + PyBytes_GET_SIZE(summary)
@@ -88,7 +88,7 @@ def scalar_tags(bytes summary not None):
         size = at[3] if end - at > 4 else 0
         if size == 0 or at[0] != _VALUE or at[1] > 127 or at[1] != size + 7 or at[2] != _TAG or end - at < size + 9:
             return None
-        if at[4 + size] != _SIMPLE_VALUE:
+        if at[4 + size] != _SIMPLE_VALUE:   # only now is it known to be there
             return None
         for i in range(4, 4 + size):
             if at[i] > 127:
