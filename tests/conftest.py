@@ -35,6 +35,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
+@pytest.fixture(autouse=True)
+def _verbosity():
+    # Below a warning, pytest's log handler keeps what is logged, with errors whose frames keep sessions.
+    logger = tf.get_logger()
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
 @contextlib.contextmanager
 def _gives_back(forget=lambda: None):
     """In a debug build: at the end there are as many plans, slots, contexts, ... as at the begin."""

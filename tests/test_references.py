@@ -86,8 +86,7 @@ class Program:
 def program(request, tmp_path):
     """A program whose hooks act rarely, often, or are of all kinds."""
     v1.logging.set_verbosity(v1.logging.ERROR)
-    yield Program(tmp_path, **request.param)
-    v1.logging.set_verbosity(v1.logging.INFO)
+    return Program(tmp_path, **request.param)
 
 
 def counts(objects):
