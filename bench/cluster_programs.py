@@ -290,13 +290,20 @@ def estimator(task):
         weights = v1.get_variable("weights", [4], initializer=v1.zeros_initializer(), use_resource=True)
         loss = tf.reduce_sum(weights.read_value() * features[0])
         step = v1.train.get_or_create_global_step()
-        hooks = []
+        hooks, scaffold = [], None
         if mode == tf.estimator.ModeKeys.TRAIN:
             listed.append(Hooks(task, loss))
             hooks = listed[-1].listed
+            if task.job == "chief":
+                scaffold = v1.train.Scaffold(init_fn=wait_for_worker)
         return tf.estimator.EstimatorSpec(
-            mode, loss=loss, training_hooks=hooks,
+            mode, loss=loss, training_hooks=hooks, scaffold=scaffold,
             train_op=v1.train.GradientDescentOptimizer(1.0, use_locking=True).minimize(loss, global_step=step))
+
+    def wait_for_worker(scaffold, session):
+        # The model is ready by now. A worker that found no step left to make would not even build its hooks.
+        while not os.path.isdir(os.path.join(task.dir, "worker0")):
+            time.sleep(0.02)
 
     def input_fn():
         return tf.data.Dataset.from_tensors((tf.ones([1]), tf.zeros([1]))).repeat(3 if task.job == "evaluator" else None)

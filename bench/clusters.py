@@ -217,9 +217,10 @@ def run(case, way, directory, limit_secs=LIMIT_SECS, **options):
         try:
             while pending or waiting:
                 for job, index in list(pending):
-                    # A worker that finds no model looks for one only every 30 seconds.
+                    # A worker that finds no model looks for one only every 30 seconds. The chief of an estimator waits for it.
                     saved = os.path.exists(os.path.join(directory, "saved", "checkpoint"))
-                    if job != "worker" or "chief" not in case.jobs or way != "command" or saved:
+                    alone = "chief" not in case.jobs or case.program == "estimator"
+                    if job != "worker" or alone or way != "command" or saved:
                         pending.remove((job, index))
                         fields = {"cluster": addresses, "job": job, "index": index, "dir": os.path.join(directory, "saved"),
                                   **case.options, **options}
