@@ -39,9 +39,9 @@ def build_errors(w):
     w.numeric = v1.check_numerics(tf.math.log(w.any), "no number \u00e9", name="numeric")
     w.reshaped = tf.reshape(w.any, [3, 3], name="reshaped")
     w.fixed = v1.placeholder(tf.float32, [2], name="fixed")
-    w.next = v1.data.make_one_shot_iterator(tf.data.Dataset.range(RUNS + 5)).get_next(name="next")
+    w.next = v1.data.make_one_shot_iterator(numbers(RUNS + 5)).get_next(name="next")
     w.doubled_next = w.next * 2
-    w.fresh = v1.data.make_initializable_iterator(tf.data.Dataset.range(3))
+    w.fresh = v1.data.make_initializable_iterator(numbers(3))
     w.fresh_next = w.fresh.get_next(name="fresh_next")
     w.set = v1.get_variable("set", initializer=1.0)
     w.unset = v1.get_variable("unset", initializer=1.0, use_resource=True, collections=["own"])
@@ -54,6 +54,13 @@ def build_errors(w):
     w.missing = tf.io.read_file("/nowhere/at all", name="missing")
     w.function = tf.function(lambda x: tf.gather(tf.constant([1, 2]), x, name="inner"))(w.index)
     w.branch = tf.cond(w.index > 2, lambda: tf.gather([1], w.index, name="in_branch"), lambda: w.index)
+
+
+def numbers(count):
+    """Returns a dataset without the thread that tunes it: a session that closes waits for it, up to a minute."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return tf.data.Dataset.range(count).with_options(options)
 
 
 def fails(index):
