@@ -3,11 +3,10 @@
 import contextlib
 import gc
 import os
-import subprocess
-import sys
 import weakref
 from unittest import mock
 
+import apart
 import pytest
 import tensorflow as tf
 from helpers import captured_logs
@@ -175,8 +174,7 @@ def test_turned_off_by_the_environment():
                 print(session.run(op), end=" ")
         print(fasthooks.patched())
     """
-    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "FASTHOOKS_ADOPT": "0"}, text=True,
-                          capture_output=True, timeout=120)
+    done = apart.run(program, env={**os.environ, "FASTHOOKS_ADOPT": "0"}, timeout=120)
     assert done.stdout == "1 2 3 {}\n", done.stderr
 
 

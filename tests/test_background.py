@@ -1,10 +1,9 @@
 """Threads of ours in the child of a fork, and while the interpreter ends: nothing waits for one that is not there."""
 
 import os
-import subprocess
-import sys
 import textwrap
 
+import apart
 import pytest
 
 PROGRAM = """
@@ -59,8 +58,7 @@ def run(request, tmp_path):
 
     def run_program(program, what):
         code = textwrap.dedent(PROGRAM) + textwrap.dedent(program)
-        done = subprocess.run([sys.executable, "-c", code, request.param, str(tmp_path), what], capture_output=True, text=True,
-                              timeout=240)
+        done = apart.run(code, request.param, tmp_path, what, timeout=240)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines(), done.stderr
 

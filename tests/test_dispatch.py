@@ -4,13 +4,12 @@ import collections
 import functools
 import itertools
 import pathlib
-import subprocess
-import sys
 import threading
 import traceback
 import types
 from unittest import mock
 
+import apart
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
@@ -1240,9 +1239,8 @@ for kind in "MonitoredSession", "SingularMonitoredSession":
     for waits in [False, True] * 2:
         test_dispatch.close_while_others_run(kind, waits)
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=pathlib.Path(__file__).parent, timeout=120, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert done.returncode == 0, done.stdout[-3000:]
+    done = apart.run(program, cwd=pathlib.Path(__file__).parent, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 
 # Report

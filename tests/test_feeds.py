@@ -5,12 +5,11 @@ import copy
 import gc
 import itertools
 import pickle
-import subprocess
-import sys
 import textwrap
 import threading
 import traceback
 
+import apart
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -778,7 +777,7 @@ def test_a_thread_that_is_still_busy_is_taken_over(x):
 
 
 def test_a_feed_fn_that_never_returns_does_not_hold_the_interpreter():
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent("""
+    done = apart.run(textwrap.dedent("""
         import itertools, threading
         import tensorflow as tf
         import fasthooks
@@ -795,7 +794,7 @@ def test_a_feed_fn_that_never_returns_does_not_hold_the_interpreter():
             with fasthooks.MonitoredSession(hooks=[hook], stop_grace_period_secs=1) as session:
                 print(session.run(y))
         print("closed")
-    """)], capture_output=True, text=True, timeout=240)
+    """), timeout=240)
     assert (done.returncode, done.stdout) == (0, "2.0\nclosed\n"), done.stderr
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from unittest import mock
 
+import apart
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -736,18 +737,17 @@ FAULTHANDLER = """
 @pytest.fixture
 def start(request, tmp_path):
     """A function that starts a program; ends with the test."""
-    started = []
+    processes = []
 
     def start_program(program, lib, *arguments):
         name = next(name for name, value in SESSIONS.items() if value is lib)
         code = textwrap.dedent(PROGRAM) + textwrap.dedent(program)
-        process = subprocess.Popen([sys.executable, "-c", code, name, str(tmp_path), *arguments],
-                                   text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        started.append(process)
+        process = apart.Process(code, name, tmp_path, *arguments, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        processes.append(process)
         return process
 
     yield start_program
-    for process in started:
+    for process in processes:
         if process.poll() is None:
             process.kill()
         process.communicate()

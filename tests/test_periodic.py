@@ -7,14 +7,13 @@ import inspect
 import itertools
 import math
 import pickle
-import subprocess
-import sys
 import textwrap
 import threading
 import traceback
 import types
 from unittest import mock
 
+import apart
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -560,7 +559,7 @@ def test_native_runs():
                     planned = fh.report(session)["planned_steps"] if adopts else None
                 print("counted", steps, planned, counts[-1] - steps)
     """)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = apart.run(program, timeout=120)
     lines = [line for line in done.stdout.splitlines() if line.startswith("counted")]
     assert lines == ["counted 12 12 0", "counted 12 12 0", "counted 12 None 0"], done.stderr
 

@@ -6,13 +6,13 @@ import gc
 import multiprocessing
 import os
 import pathlib
-import subprocess
 import sys
 import threading
 import traceback
 import weakref
 from unittest import mock
 
+import apart
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -213,11 +213,9 @@ def test_use_after_close(how, runs):
 
 def run_apart(scenario, *args):
     """Runs a function of this module in a new interpreter; returns what it printed."""
-    code = f"import test_plan_errors; test_plan_errors.{scenario.__name__}(*{args!r})"
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONFAULTHANDLER": "1",
-                   "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(__file__).parent, env=environment, timeout=120,
-                          capture_output=True, text=True, check=False)
+    code = ("import faulthandler; faulthandler.enable()\n"
+            f"import test_plan_errors; test_plan_errors.{scenario.__name__}(*{args!r})")
+    done = apart.run(code, cwd=pathlib.Path(__file__).parent, timeout=120)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 

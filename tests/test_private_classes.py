@@ -1,11 +1,11 @@
 """Compiled classes that are nobody's to use: made by `__new__` alone, or called with anything, they do not end the process."""
 
-import subprocess
-import sys
+import apart
 
 PROGRAM = """if True:
-    import importlib, inspect, itertools, pkgutil
+    import faulthandler, importlib, pkgutil
     import fasthooks
+    faulthandler.enable()
     fasthooks.MonitoredSession, fasthooks.patch, fasthooks.SaveOnSignalHook
     made = 0
     names = [module.name for module in pkgutil.walk_packages(fasthooks.__path__, "fasthooks.")]
@@ -42,6 +42,6 @@ PROGRAM = """if True:
 
 
 def test_made_without_arguments():
-    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", PROGRAM], text=True, capture_output=True, timeout=120)
+    done = apart.run(PROGRAM, timeout=120)
     assert done.returncode == 0, done.stdout[-300:] + done.stderr[-3000:]
     assert int(done.stdout.split()[-1]) > 10

@@ -9,14 +9,13 @@ import json
 import os
 import random
 import statistics
-import subprocess
-import sys
 import textwrap
 import threading
 import time
 import weakref
 from unittest import mock
 
+import apart
 import pytest
 import tensorflow as tf
 from helpers import MIXES, STOCK_MIX, assert_same, build_model, captured_logs, messages, record, train, usual_hooks, v1
@@ -516,7 +515,7 @@ with tf.Graph().as_default():
 
 def run_program(act, rest):
     source = PROGRAM.format(act=act, rest=textwrap.indent(textwrap.dedent(rest), " " * 8).strip())
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=200)
+    done = apart.run(source, timeout=200)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

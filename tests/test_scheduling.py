@@ -1,11 +1,10 @@
 """Which steps may run inline: `fasthooks.step.scheduling`."""
 
-import os
 import subprocess
-import sys
 import textwrap
 import threading
 
+import apart
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -563,10 +562,7 @@ fetches = v1.gradients(loop, p)
 def _demonstrate(build, how):
     """Runs one of the programs above for at most a few seconds after it is ready, returns what it printed."""
     program = _HANG.format(build=textwrap.indent(build, "    "))
-    env = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3", PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, how], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    process = apart.Process(program, how, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         lines = []
         for line in process.stdout:

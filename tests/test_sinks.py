@@ -17,6 +17,7 @@ import textwrap
 import time
 from unittest import mock
 
+import apart
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -738,8 +739,7 @@ KILLED = """
 def test_a_kill_while_rows_and_checkpoints_are_written(tmp_path):
     best = tmp_path / "best"
     for _ in range(2):
-        with subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)], stdout=subprocess.PIPE, text=True,
-                              env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}) as process:
+        with apart.Process(textwrap.dedent(KILLED), tmp_path, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == "running\n"
             # In the midst of a save, if that can be seen.
             end = time.time() + 5

@@ -6,12 +6,12 @@ import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import textwrap
 import threading
 from unittest import mock
 
+import apart
 import pytest
 import tensorflow as tf
 from helpers import STOCK, build_model, messages, record, summaries, train
@@ -347,8 +347,7 @@ FULL = """
 
 def test_a_full_disk(lib, tmp_path):
     name = next(name for name, value in SESSIONS.items() if value is lib)
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(FULL), name, str(tmp_path)],
-                          capture_output=True, text=True, timeout=240)
+    done = apart.run(textwrap.dedent(FULL), name, tmp_path, timeout=240)
     # Step 4 writes the event for which there is no room; the quiet step after it raises.
     assert re.fullmatch(r"4 .*events.out.tfevents.\S+ has 100000 bytes of \d+ that were written; the disk may be full\n",
                         done.stdout), done.stdout + done.stderr
@@ -481,6 +480,7 @@ def test_another_error_of_the_last_summary_is_raised(mix, tmp_path):
 WANDB = """
     import os, sys
     import tensorflow.compat.v1 as tf
+    from tensorflow.python.training import training_util
     import wandb
     how, directory = sys.argv[1:]
     tf.disable_eager_execution()
@@ -491,8 +491,10 @@ WANDB = """
     if how == "import, patch":
         wandb.tensorboard.patch(root_logdir=directory)
     step = tf.train.create_global_step()
-    op = step.assign_add(1)
-    summary = tf.summary.scalar("value", tf.cast(step, tf.float32))
+    read = training_util._get_or_create_global_step_read()  # the hooks'
+    with tf.control_dependencies([read]):
+        op = step.assign_add(1)
+    summary = tf.summary.scalar("value", tf.cast(read, tf.float32))
     hooks = [fasthooks.SummarySaverHook(save_steps=2, output_dir=directory, summary_op=summary),
              fasthooks.StepCounterHook(every_n_steps=2, output_dir=directory),
              fasthooks.CheckpointSaverHook(directory, save_steps=100)]
@@ -521,9 +523,8 @@ def test_wandb_sees_the_event_files(tmp_path, how):
         (tmp_path / "tensorboard").mkdir()
         (tmp_path / "tensorboard" / "__init__.py").write_text("")
         environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(WANDB), how, str(directory)], capture_output=True, text=True, timeout=280,
-        env={**os.environ, **environment, "WANDB_SILENT": "true"})
+    done = apart.run(
+        textwrap.dedent(WANDB), how, directory, timeout=280, env={**os.environ, **environment, "WANDB_SILENT": "true"})
     assert done.returncode == 0, done.stderr
     line = done.stdout.strip().splitlines()[-1]
     path = line.partition("] ")[2]
