@@ -21,10 +21,10 @@ _stock_records = {}
 # Files that take minutes, most of it waiting for processes that they start. They begin first, the longest before: one that
 # began last would leave the other process of pytest-xdist with nothing to do.
 _LONG_FILES = (
-    "test_known_tensorflow", "test_runner", "test_programs", "test_background", "test_bench_smoke", "test_interruption",
-    "test_plan_errors", "test_hook_contract", "test_distributed", "test_async_checkpoint", "test_scheduling",
-    "test_plain_session", "test_writers", "test_wandb_hook", "test_types", "test_references", "test_random_programs",
-    "test_clusters", "test_remote_sessions", "test_demo")
+    "test_known_tensorflow", "test_runner", "test_programs", "test_bench_smoke", "test_async_checkpoint", "test_hook_contract",
+    "test_distributed", "test_interruption", "test_scheduling", "test_plain_session", "test_writers", "test_wandb_hook",
+    "test_types", "test_references", "test_random_programs", "test_clusters", "test_remote_sessions", "test_background",
+    "test_plan_errors", "test_demo")
 
 gc.freeze()  # TensorFlow's own objects are not looked through by each collection
 
