@@ -219,8 +219,8 @@ def run(case, way, directory, limit_secs=LIMIT_SECS, **options):
                 for job, index in list(pending):
                     # A worker that finds no model looks for one only every 30 seconds. The chief of an estimator waits for it.
                     saved = os.path.exists(os.path.join(directory, "saved", "checkpoint"))
-                    alone = "chief" not in case.jobs or case.program == "estimator"
-                    if job != "worker" or alone or way != "command" or saved:
+                    waits = job == "worker" and "chief" in case.jobs and case.program != "estimator" and way == "command"
+                    if saved or not waits:
                         pending.remove((job, index))
                         fields = {"cluster": addresses, "job": job, "index": index, "dir": os.path.join(directory, "saved"),
                                   **case.options, **options}

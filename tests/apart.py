@@ -2,7 +2,8 @@
 
 An import of TensorFlow takes seconds, and many tests want a process that may crash, hang or be killed, or whose end is what is
 looked at. Such a process is one of `python -c` in all else: it has its own `__main__`, imports what it wants, fasthooks too, and
-ends as the interpreter does.
+ends as the interpreter does, where a process of multiprocessing's forkserver would leave without that. What the interpreter and
+TensorFlow read of the environment when they start (PYTHONUNBUFFERED, TF_CPP_MIN_LOG_LEVEL) is the tests' own.
 """
 
 import atexit
