@@ -39,12 +39,11 @@ class Program:
         self.read = read
         self.hooks = hooks
         self.noise = noise
-        # Seconds between two runs.
-        self.pause = 0
         # Name -> what was read in each run, of the last session.
         self.reads = {}
 
-    def __call__(self, run):
+    def __call__(self, run, pause=0):
+        """Trains with so many seconds between two runs."""
         self.reads = {}
         with v1.variable_scope("", use_resource=self.use_resource):
             step = v1.train.create_global_step()
@@ -73,9 +72,9 @@ class Program:
         }
         hooks = [make[name]() for name in self.hooks]
         read = {"step": lambda: step, "read": training_util._get_or_create_global_step_read, "value": step.read_value}
-        self.train(run, hooks, train if self.read is None else [train, read[self.read]()])
+        self.train(run, hooks, train if self.read is None else [train, read[self.read]()], pause)
 
-    def train(self, run, hooks, fetches):
+    def train(self, run, hooks, fetches, pause):
         reads = self.reads.setdefault("caller", []) if self.read else None
         values = v1.trainable_variables()
         with run.api.MonitoredSession(quick_creator(run), hooks) as session:
@@ -88,8 +87,8 @@ class Program:
                     run.note(result[1])
                     reads.append(int(result[1]))
                 run.clock.tick()
-                if self.pause:
-                    time.sleep(self.pause)
+                if pause:
+                    time.sleep(pause)
                 if count == STEPS - 20:
                     run.note(raw.run(values))
             run.note("steps", count)
@@ -119,8 +118,7 @@ class Seen:
     """One session: all that can be compared exactly, and the order of reads."""
 
     def __init__(self, program, way, directory, pause=0):
-        program.pause = pause
-        self.record = seen = record(program, WAYS[way], directory)
+        self.record = seen = record(functools.partial(program, pause=pause), WAYS[way], directory)
         assert seen.error is None
         warnings = [text for text in messages(seen, "WARNING") if "global step" in text]
         self.exact = (seen.notes, seen.files, warnings)
