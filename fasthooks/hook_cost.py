@@ -78,7 +78,7 @@ class HookCostFixture(Protocol):
           make_hook: Returns the hook, or a sequence of hooks, that only one of the two sessions has.
           model: Builds a graph and returns what a step runs, or a tuple of that and the dict that it feeds.
           beside: Returns hooks that both sessions have before that. The first hook in plain Python of a session is dearer
-            than the ones after it: it pays for contexts and values.
+            than the ones after it: it pays for contexts and values. So is the first that reads the global step.
           steps: Steps of a piece. Give a whole period of a hook that acts now and then. Else shorter pieces are better on a
             busy machine: one that takes some ms is seldom left alone.
           max_us: Fails the test if the hook surely adds more µs to a step (`low_us` is more). Not checked where

@@ -11,6 +11,7 @@ import threading
 import types
 from unittest import mock
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import Fails, build_model, captured_logs, make_train, v1
@@ -419,10 +420,21 @@ def test_seconds(way, clock, secs, runs):
         assert told == [f"TimeLimitHook requests a stop: the time was up at {at}."]
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_seconds_of_numpys_kinds(way, clock, kind):
+    clock.tick(1.7e9)  # a time of today: the next float32 is 128 s away, and no float16 is as large
+    assert runs_until_stop(way, clock, fh.TimeLimitHook(kind(4.5)), make_train()) == 5
+
+
 @pytest.mark.parametrize("zone", [None, datetime.timezone.utc, datetime.timezone(datetime.timedelta(hours=-7))])
 def test_until(way, clock, zone):
     until = datetime.datetime.fromtimestamp(1007.0, zone)
     assert runs_until_stop(way, clock, fh.TimeLimitHook(until=until), make_train()) == 7
+
+
+def test_until_the_first_of_all_times(way, clock):
+    until = datetime.datetime.min.replace(tzinfo=datetime.timezone.utc)
+    assert runs_until_stop(way, clock, fh.TimeLimitHook(until=until), make_train()) == 1
 
 
 def test_the_limit_is_the_jobs(way, clock):

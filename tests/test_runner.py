@@ -422,6 +422,19 @@ def test_a_program_is_profiled(tmp_path):
     assert done.stdout.startswith("end 5\n") and json.loads(done.stdout.partition("\n")[2])["sessions"][0]["turns"] == 5
 
 
+def test_a_profile_of_a_program_that_closes_its_outputs(tmp_path):
+    for closed, json_file in (("stdout", "-"), ("stderr", "figures.json")):
+        write(tmp_path, "program.py", TRAINING + f"sys.{closed}.close()\n")
+        done = run("profile", "--skip-steps", "0", "--json", json_file, "--trace", f"{closed}.json", "program.py", "5",
+                   directory=tmp_path)
+        assert done.returncode == 0 and json.loads((tmp_path / f"{closed}.json").read_text())["traceEvents"]
+        assert "Traceback" not in done.stderr
+        if closed == "stdout":
+            assert "session 1: 5 turns" in done.stderr
+            assert done.stderr.endswith("\nfasthooks: not written: I/O operation on closed file.")
+    assert json.loads((tmp_path / "figures.json").read_text())["sessions"][0]["turns"] == 5
+
+
 def test_a_module_is_profiled(tmp_path):
     write(tmp_path, "package/__init__.py", "")
     write(tmp_path, "package/train.py", TRAINING)

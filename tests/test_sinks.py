@@ -159,6 +159,15 @@ def test_relative_paths_are_of_the_directory_in_which_they_were_given(tmp_path, 
     assert not list((tmp_path / "other").iterdir())
 
 
+@every_file
+def test_paths_of_bytes(tmp_path, kind):
+    rows, best, state = [os.fsencode(tmp_path / name) for name in ("rows", "best", "state")]
+    for sink in (FILES[kind](rows), make_best(best, saver=FakeSaver()), make_stopping(state_file=state)):
+        write(sink, [1], {"x": 1.0}, ("x",))
+    assert [step for step, _ in read(kind, tmp_path / "rows")] == [1] and (tmp_path / "state").exists()
+    assert fh.best_checkpoint(best) == fh.best_checkpoint(tmp_path / "best") == str(tmp_path / "best" / "best-1")
+
+
 @pytest.mark.parametrize(("make", "name"), [
     (fh.CSVSink, "path"), (fh.JSONLSink, "path"), (lambda path: make_best(path), "directory"),
     (lambda path: make_stopping(state_file=path), "state_file")])
@@ -792,7 +801,8 @@ def test_fewer_are_kept_after_a_restart(tmp_path, mode):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", "{}", '{"checkpoints": []}', "\0\0",
                                   '{"monitor": "x", "mode": "min", "checkpoints": [{"path": "best-1"}]}',
-                                  '{"monitor": "x", "mode": "min", "checkpoints": [{"path": "a", "step": 1, "value": null}]}'])
+                                  '{"monitor": "x", "mode": "min", "checkpoints": [{"path": "a", "step": 1, "value": null}]}',
+                                  '{"monitor": "x", "mode": "min", "checkpoints": [{"path": "a", "step": 1e400, "value": 1}]}'])
 def test_a_list_of_something_else(tmp_path, text):
     path = tmp_path / "best_checkpoints.json"
     path.write_text(text)

@@ -398,7 +398,8 @@ def positive_int(text: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--steps", type=positive_int, default=5000, metavar="N", help="training steps of each run (default: %(default)s)"
+        "--steps", type=positive_int, default=5000, metavar="N",
+        help="training steps of each run; some 500 are needed for the accuracy that is asked for (default: %(default)s)"
     )
     parser.add_argument(
         "--dir",

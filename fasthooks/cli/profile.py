@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
+import pathlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fasthooks import step_limits
 from fasthooks.cli import run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fasthooks.profiling import Profile
 
 
@@ -73,18 +77,21 @@ class _Profiled:
             print("fasthooks: the program did not import TensorFlow", file=sys.stderr)
             return
         self.in_force.close()
-        print(self.profile.table(), file=sys.stderr)
+        figures = json.dumps(self.profile.report(), indent=1)
+        writes: list[Callable[[], Any]] = [functools.partial(print, self.profile.table(), file=sys.stderr)]
         if self.args.json == "-":
-            json.dump(self.profile.report(), sys.stdout, indent=1)
-            print()
-        try:
-            if "json" in self.paths:
-                with open(self.paths["json"], "w") as file:
-                    json.dump(self.profile.report(), file, indent=1)
-            if "trace" in self.paths:
-                self.profile.write_trace(self.paths["trace"])
-        except OSError as error:
-            print(f"fasthooks: not written: {error}", file=sys.stderr)
+            writes.append(functools.partial(print, figures))
+        if "json" in self.paths:
+            writes.append(functools.partial(pathlib.Path(self.paths["json"]).write_text, figures))
+        if "trace" in self.paths:
+            writes.append(functools.partial(self.profile.write_trace, self.paths["trace"]))
+        for write in writes:
+            # What the program closed raises ValueError; what else is asked for is written all the same.
+            try:
+                write()
+            except (OSError, ValueError) as error:
+                with contextlib.suppress(OSError, ValueError):
+                    print(f"fasthooks: not written: {error}", file=sys.stderr)
 
 
 def main(args: argparse.Namespace) -> int:

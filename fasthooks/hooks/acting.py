@@ -1,6 +1,6 @@
 """What a hook does that acts on some of a session's runs: when a period has gone by, and after the last step."""
 
-import sys
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -27,7 +27,11 @@ def check_count(name: str, count: object) -> None:
 
 def check_secs(name: str, secs: object) -> None:
     """Raises ValueError for what is not a positive number that a float can hold."""
-    if isinstance(secs, bool) or not isinstance(secs, Real) or not 0 < secs <= sys.float_info.max:  # type: ignore[operator]
+    try:
+        fits = not isinstance(secs, bool) and isinstance(secs, Real) and 0 < float(secs) < math.inf
+    except OverflowError:
+        fits = False
+    if not fits:
         raise ValueError(f"{name} must be a positive number; got {secs!r}.")
 
 

@@ -180,7 +180,7 @@ class MetricsHook(PerStepMethods, _everyday.MeanTrigger, _Rows):
     Raises:
       TypeError: `metrics` or `to` is of none of these kinds.
       ValueError: Another argument is not of its kind, or none or both of the periods are given. In `begin`: a metric is no
-        scalar, or its name is taken.
+        scalar, or its name is taken. On a step, with "mean": the global step is over 2**53.
       RuntimeError: In `begin`: there is no global step.
 
     every_n_steps=100 from step 1: rows at 1, 101, 201; see `Every` for the rule, and for what it expects of the graph. A row has

@@ -266,7 +266,7 @@ def _read_list(directory):
             {"path": str(one["path"]), "step": int(one["step"]), "value": float(one["value"])} for one in listed["checkpoints"]]}
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, OverflowError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no list of the best checkpoints; it can be deleted if none of them is needed.") from error
 
 
@@ -309,6 +309,6 @@ def best_checkpoint(directory: str | os.PathLike[str]) -> str | None:
     Raises:
       ValueError: The list of the checkpoints is something else.
     """
-    directory = os.fspath(directory)
+    directory = os.fsdecode(directory)
     kept = _existing(directory, _read_list(directory))
     return os.path.join(directory, kept[0]["path"]) if kept else None

@@ -210,7 +210,7 @@ class _Deadline(SessionRunHook):
 
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         if time.time() >= self._limit:
-            at = datetime.datetime.fromtimestamp(self._limit).isoformat(" ", "seconds")
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._limit))
             logging.info("TimeLimitHook requests a stop: the time was up at %s.", at)
             run_context.request_stop()
 
@@ -237,6 +237,7 @@ class TimeLimitHook(PerStepMethods, _everyday.TimeLimitTrigger, _Deadline):
         check_one_given(secs=secs, until=until)
         if until is None:
             check_secs("secs", secs)
+            secs = float(secs)  # type: ignore[arg-type]  # the sum of a time and a float32 of NumPy's is a float32
         elif not isinstance(until, datetime.datetime):
             raise TypeError(f"until must be a datetime.datetime; got {until!r}.")
         else:

@@ -67,7 +67,7 @@ def local_path(name, path):
     Raises:
       ValueError: It is in a file system of TensorFlow's; `name` is that of the argument.
     """
-    found = os.fspath(path)
+    found = os.fsdecode(path)
     if "://" in found:
         raise ValueError(f"{name} must be in a local file system; got {path!r}.")
     return os.path.abspath(found)
