@@ -106,7 +106,7 @@ class Profile:
             args = {name: value for name, value in known.items() if value != {"global_step": -1, "plan": 0}[name]}
             events.append({"ph": "X", "name": label, "pid": process, "tid": thread, "ts": began / 1000, "dur": ns / 1000,
                            "args": args})
-        unfinished = f"{os.fspath(path)}.{process}.unfinished"
+        unfinished = f"{os.fsdecode(path)}.{process}.unfinished"
         try:
             with open(unfinished, "w") as file:
                 json.dump({"traceEvents": events, "displayTimeUnit": "ns"}, file)

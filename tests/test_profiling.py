@@ -769,6 +769,13 @@ def test_a_trace_that_cannot_be_written(tmp_path):
     assert os.listdir(tmp_path) == ["directory"]
 
 
+def test_a_trace_with_a_path_of_bytes(tmp_path):
+    with fasthooks.profile() as profiled:
+        pass
+    profiled.write_trace(os.fsencode(tmp_path / "trace.json"))
+    assert os.listdir(tmp_path) == ["trace.json"]
+
+
 # tf.estimator
 
 

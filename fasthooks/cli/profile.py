@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fasthooks import step_limits
 from fasthooks.cli import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fasthooks.profiling import Profile
 
 
@@ -78,20 +75,28 @@ class _Profiled:
             return
         self.in_force.close()
         figures = json.dumps(self.profile.report(), indent=1)
-        writes: list[Callable[[], Any]] = [functools.partial(print, self.profile.table(), file=sys.stderr)]
+        self._write(_print, self.profile.table(), sys.stderr)
         if self.args.json == "-":
-            writes.append(functools.partial(print, figures))
+            self._write(_print, figures, sys.stdout)
         if "json" in self.paths:
-            writes.append(functools.partial(pathlib.Path(self.paths["json"]).write_text, figures))
+            self._write(pathlib.Path(self.paths["json"]).write_text, figures)
         if "trace" in self.paths:
-            writes.append(functools.partial(self.profile.write_trace, self.paths["trace"]))
-        for write in writes:
-            # What the program closed raises ValueError; what else is asked for is written all the same.
-            try:
-                write()
-            except (OSError, ValueError) as error:
-                with contextlib.suppress(OSError, ValueError):
-                    print(f"fasthooks: not written: {error}", file=sys.stderr)
+            self._write(self.profile.write_trace, self.paths["trace"])
+
+    def _write(self, write, *args):
+        # What else is asked for is written all the same.
+        try:
+            write(*args)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                _print(f"fasthooks: not written: {error}", sys.stderr)
+
+
+def _print(text, file):
+    try:
+        print(text, file=file)
+    except ValueError as error:  # the program closed it, or its encoding has not all of the text
+        raise OSError(str(error)) from error
 
 
 def main(args: argparse.Namespace) -> int:

@@ -25,14 +25,19 @@ def check_count(name: str, count: object) -> None:
         raise ValueError(f"{name} must be a positive int; got {count!r}.")
 
 
-def check_secs(name: str, secs: object) -> None:
-    """Raises ValueError for what is not a positive number that a float can hold."""
+def check_secs(name: str, secs: object) -> float:
+    """Returns the seconds as a float.
+
+    Raises:
+      ValueError: That is not a positive number that a float can hold.
+    """
     try:
-        fits = not isinstance(secs, bool) and isinstance(secs, Real) and 0 < float(secs) < math.inf
+        seconds = 0.0 if isinstance(secs, bool) or not isinstance(secs, Real) else float(secs)
     except OverflowError:
-        fits = False
-    if not fits:
+        seconds = math.inf
+    if not 0 < seconds < math.inf:
         raise ValueError(f"{name} must be a positive number; got {secs!r}.")
+    return seconds
 
 
 def check_flag(name: str, flag: object) -> None:

@@ -245,10 +245,12 @@ class MetricsHook(PerStepMethods, _everyday.MeanTrigger, _Rows):
         return super()._quiet_request() if self._packed is None else SessionRunArgs(self._packed)
 
     def _act(self, run_context, run_values, step):
-        values = run_values.results
+        step, values = int(step), run_values.results
         if self._packed is not None:
+            if abs(step) > 2**53:
+                raise ValueError(f'reduce="mean" fetches the global step as a float64, which holds none over 2**53; got {step}.')
             values = self._means(self.take(values))
-        if self._write_values(int(step), values, run_context.session):
+        if self._write_values(step, values, run_context.session):
             run_context.request_stop()
 
     def _act_at_end(self, session):

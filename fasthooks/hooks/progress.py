@@ -108,15 +108,13 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
             if count is not None:
                 check_count(name, count)
         check_metrics(metrics)
-        check_secs("refresh_secs", refresh_secs)
-        check_secs("log_secs", log_secs)
         self._last_step = last_step
         self._metrics = metrics
         self._examples_per_step = examples_per_step
-        self._refresh_secs = refresh_secs
-        self._log_secs = log_secs
+        self._refresh_secs = check_secs("refresh_secs", refresh_secs)
+        self._log_secs = check_secs("log_secs", log_secs)
         self._file = file
-        self._set_period(at_end=False, secs=refresh_secs)
+        self._set_period(at_end=False, secs=self._refresh_secs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_bar", "_beside", "_closing")}
@@ -130,7 +128,7 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
         self._first = self._latest = None
         self._out = self._file or sys.stderr
         self._bar_class = _bar_class(self._out)
-        self._secs = float(self._log_secs if self._bar_class is None else self._refresh_secs)
+        self._secs = self._log_secs if self._bar_class is None else self._refresh_secs
 
     def after_create_session(self, session: Any, coord: Any) -> None:
         """Begins to count, after a recovery anew; see `tf.compat.v1.train.SessionRunHook`."""
@@ -235,14 +233,13 @@ class TimeLimitHook(PerStepMethods, _everyday.TimeLimitTrigger, _Deadline):
 
     def __init__(self, secs: float | None = None, *, until: datetime.datetime | None = None) -> None:
         check_one_given(secs=secs, until=until)
+        self._time_left: float | None = None
         if until is None:
-            check_secs("secs", secs)
-            secs = float(secs)  # type: ignore[arg-type]  # the sum of a time and a float32 of NumPy's is a float32
+            self._time_left = check_secs("secs", secs)
         elif not isinstance(until, datetime.datetime):
             raise TypeError(f"until must be a datetime.datetime; got {until!r}.")
         else:
             self._limit = until.timestamp()
-        self._time_left = secs
 
     def begin(self) -> None:
         """Begins to count the seconds, the first time; see `tf.compat.v1.train.SessionRunHook`."""
