@@ -16,6 +16,7 @@ from tensorflow.python.client import session as session_lib
 from tensorflow.python.platform import tf_logging as logging
 
 from fasthooks import patching, session_calls, step_limits
+from fasthooks.arguments import as_float, as_int
 from fasthooks.step import _profile
 from fasthooks.types import HookRow, OnceRow, ProfileReport, SessionProfile, TimeRow
 
@@ -59,14 +60,14 @@ def _warn(hook, calls, steps):
 
 def _collector(skip_steps, trace_steps, share, min_us):
     for name, value in (("skip_steps", skip_steps), ("trace_steps", trace_steps)):
-        most = step_limits.MOST_STEPS[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        most, steps = step_limits.MOST_STEPS[name], as_int(value)
+        if steps is None or not 0 <= steps <= most:
             raise ValueError(f"{name} must be an int from 0 to {most:,}; got {value!r}.")
     if share is None:
         return _profile.Collector(skip_steps, trace_steps, 0.0, 0.0, None)
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+    if not 0 < as_float(share) <= 1:
         raise ValueError(f"The share of a slow hook must be a number over 0, at most 1; got {share!r}.")
-    if isinstance(min_us, bool) or not isinstance(min_us, (int, float)) or not min_us >= 0:
+    if not as_float(min_us) >= 0:
         raise ValueError(f"min_us must be a number of at least 0; got {min_us!r}.")
     return _profile.Collector(skip_steps, trace_steps, share, 1000.0 * min_us, _warn)
 

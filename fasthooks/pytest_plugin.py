@@ -7,11 +7,12 @@ the standard library alone, and all else where the fixture is used.
 import dataclasses
 import importlib.util
 import math
-import numbers
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from fasthooks.arguments import as_float
 
 if TYPE_CHECKING:
     from fasthooks.hook_cost import HookCost, HookCostFixture
@@ -83,7 +84,7 @@ else:
 
         def measure(make_hook, *, model=engine.tiny_model, beside=None, steps=100, max_us=None, session="fasthooks",
                     scheduling=None):
-            if max_us is not None and (isinstance(max_us, bool) or not isinstance(max_us, numbers.Real) or math.isnan(max_us)):
+            if max_us is not None and math.isnan(as_float(max_us)):
                 raise TypeError(f"max_us must be a number of µs; got {max_us!r}.")
             try:
                 with engine.Measurement(make_hook, model=model, beside=beside, steps=steps, session=session,

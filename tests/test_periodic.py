@@ -1070,9 +1070,15 @@ def test_exactly_one_period(period):
             make()
 
 
+def test_periods_of_numpys_kinds():
+    hook = fh.Every(Probe(), steps=np.int64(3))
+    assert type(hook._steps) is int and hook._steps == 3
+    assert fh.every(iters=np.uint8(200))(print)._iters == 200 and fh.every(secs=np.float32(0.5))(print)._secs == 0.5
+
+
 @pytest.mark.parametrize(("name", "value", "kind"), [
     *((name, value, "int") for name in ("steps", "iters")
-      for value in (0, -1, 2.9, 3.0, True, False, "3", math.nan, np.float32(3), np.int64(3), [3])),
+      for value in (0, -1, 2.9, 3.0, True, False, "3", math.nan, np.float32(3), np.int64(0), [3])),
     *(("secs", value, "number") for value in (0, -1, 0.0, -0.5, True, False, "3", math.nan, math.inf, 10**400, 1j, [3]))],
     ids=repr)
 def test_periods_are_checked(name, value, kind):

@@ -563,6 +563,7 @@ def test_what_is_monitored_must_be_there(way, make):
     (make_stopping, {"mode": "auto"}, ValueError, "mode must be 'min' or 'max'; got 'auto'."),
     (make_stopping, {"patience": 0}, ValueError, "patience must be a positive int; got 0."),
     (make_stopping, {"patience": 2.9}, ValueError, "patience must be a positive int; got 2.9."),
+    (make_stopping, {"min_delta": 10**400}, ValueError, f"min_delta must be a number of at least 0; got {10**400}."),
     (make_stopping, {"min_delta": -1}, ValueError, "min_delta must be a number of at least 0; got -1."),
     (make_stopping, {"min_delta": math.nan}, ValueError, "min_delta must be a number of at least 0; got nan."),
     (make_stopping, {"min_steps": True}, ValueError, "min_steps must be an int of at least 0; got True."),
@@ -572,6 +573,13 @@ def test_arguments_are_checked(make, arguments, error, message):
     with pytest.raises(error) as raised:
         make(**arguments)
     assert str(raised.value) == message
+
+
+def test_arguments_of_numpys_kinds():
+    assert make_best("best", keep=np.int64(2))._keep == 2
+    stopping = make_stopping(patience=np.int64(2), min_delta=np.float32(0.5), min_steps=np.int32(3))
+    given = stopping._patience, stopping._min_delta, stopping._min_steps
+    assert given == (2, 0.5, 3) and list(map(type, given)) == [int, float, int]
 
 
 # Best checkpoints

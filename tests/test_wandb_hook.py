@@ -500,6 +500,10 @@ def test_steps_per_log_is_checked(bad):
     assert repr(bad) in str(caught.value)
 
 
+def test_steps_per_log_of_numpys_kind(tmp_path):
+    assert type(fh.WandbHook(steps_per_log=np.int64(7))._steps_per_log) is int
+
+
 def test_defaults_are_wandbs():
     ours, peers = [vars(hook)["_history"] for hook in (fh.WandbHook(), PeerHook())]
     assert ours is peers is None

@@ -1,8 +1,6 @@
 """What a hook does that acts on some of a session's runs: when a period has gone by, and after the last step."""
 
-import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 from tensorflow.core.protobuf import config_pb2
@@ -17,50 +15,6 @@ from fasthooks.triggers import _guard, recognition
 
 # All workers of these wait for each other in ops, and TensorFlow lets no clock decide there when they are run.
 _COLLECTIVE_STRATEGIES = ("CollectiveAllReduceStrategy", "CollectiveAllReduceStrategyV1", "MultiWorkerMirroredStrategy")
-
-
-def check_count(name: str, count: object) -> None:
-    """Raises ValueError for what is not a positive int."""
-    if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
-        raise ValueError(f"{name} must be a positive int; got {count!r}.")
-
-
-def check_secs(name: str, secs: object) -> float:
-    """Returns the seconds as a float.
-
-    Raises:
-      ValueError: That is not a positive number that a float can hold.
-    """
-    try:
-        seconds = 0.0 if isinstance(secs, bool) or not isinstance(secs, Real) else float(secs)
-    except OverflowError:
-        seconds = math.inf
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"{name} must be a positive number; got {secs!r}.")
-    return seconds
-
-
-def check_flag(name: str, flag: object) -> None:
-    """Raises ValueError for what is neither True nor False."""
-    if not isinstance(flag, bool):
-        raise ValueError(f"{name} must be True or False; got {flag!r}.")
-
-
-def check_one_given(**arguments: object) -> None:
-    """Raises ValueError unless one of the arguments, of any number, is not None."""
-    if list(arguments.values()).count(None) != len(arguments) - 1:
-        *names, last = arguments
-        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        raise ValueError(f"Exactly one of {', '.join(names)} and {last} must be given; got {given}.")
-
-
-def check_period(at_end: object, **period: object) -> None:
-    """Raises ValueError unless one of the arguments is given, and of its kind: seconds or a count, as its name ends."""
-    check_one_given(**period)
-    for name, value in period.items():
-        if value is not None:
-            (check_secs if name.endswith("secs") else check_count)(name, value)
-    check_flag("at_end", at_end)
 
 
 def refuse_clock(what: str) -> None:

@@ -12,7 +12,8 @@ from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import training_util
 
-from fasthooks.hooks.acting import Acting, check_count, check_flag, check_period
+from fasthooks.arguments import check_count, check_flag, check_period
+from fasthooks.hooks.acting import Acting
 from fasthooks.hooks.base import PerStepMethods
 from fasthooks.hooks.closing import Closing
 from fasthooks.hooks.sinks import Row, Sink
@@ -209,11 +210,9 @@ class MetricsHook(PerStepMethods, _everyday.MeanTrigger, _Rows):
         self._set_rows(to, every_n_steps, every_n_secs, at_end)
         if reduce not in ("last", "mean"):
             raise ValueError(f"reduce must be 'last' or 'mean'; got {reduce!r}.")
-        if examples_per_step is not None:
-            check_count("examples_per_step", examples_per_step)
         self._metrics = metrics
         self._reduce = reduce
-        self._examples_per_step = examples_per_step
+        self._examples_per_step = None if examples_per_step is None else check_count("examples_per_step", examples_per_step)
 
     def begin(self) -> None:
         """Finds the metrics in the graph; see `tf.compat.v1.train.SessionRunHook`."""

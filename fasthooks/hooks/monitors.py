@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import errors
 from tensorflow.python.platform import tf_logging as logging
 
-from fasthooks.hooks.acting import check_count
+from fasthooks.arguments import as_float, as_int, check_count
 from fasthooks.hooks.sinks import Lines, Sink, local_path
 
 _BEST_FILE = "best_checkpoints.json"
@@ -76,14 +76,14 @@ class EarlyStopping(_Monitor):
     def __init__(self, monitor: str, *, patience: int, mode: Literal["min", "max"], min_delta: float = 0.0, min_steps: int = 0,
                  state_file: str | os.PathLike[str] | None = None) -> None:
         super().__init__(monitor, mode)
-        check_count("patience", patience)
-        if isinstance(min_delta, bool) or not isinstance(min_delta, (int, float)) or not 0 <= min_delta < math.inf:
+        self._patience = check_count("patience", patience)
+        self._min_delta = as_float(min_delta)
+        if not 0 <= self._min_delta < math.inf:
             raise ValueError(f"min_delta must be a number of at least 0; got {min_delta!r}.")
-        if isinstance(min_steps, bool) or not isinstance(min_steps, int) or min_steps < 0:
+        least = as_int(min_steps)
+        if least is None or least < 0:
             raise ValueError(f"min_steps must be an int of at least 0; got {min_steps!r}.")
-        self._patience = patience
-        self._min_delta = min_delta
-        self._min_steps = min_steps
+        self._min_steps = least
         self._lines: Any = None if state_file is None else Lines(local_path("state_file", state_file))
         self._rows: list[tuple[int, float]] = []
         self._forget()
@@ -198,9 +198,8 @@ class BestCheckpoints(_Monitor):
     def __init__(self, directory: str | os.PathLike[str], monitor: str, *, mode: Literal["min", "max"], keep: int = 1,
                  saver: Any = None) -> None:
         super().__init__(monitor, mode)
-        check_count("keep", keep)
+        self._keep = check_count("keep", keep)
         self._directory = local_path("directory", directory)
-        self._keep = keep
         self._given_saver = saver
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import training_util
 
 from fasthooks import patching
-from fasthooks.hooks.acting import Acting, check_period
+from fasthooks.arguments import check_period
+from fasthooks.hooks.acting import Acting
 from fasthooks.hooks.base import PerStepMethods
 from fasthooks.tensorflow_train import SessionRunHook
 from fasthooks.triggers import _trigger, recognition

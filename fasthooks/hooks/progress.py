@@ -12,7 +12,8 @@ from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import monitored_session
 from tensorflow.python.training.basic_session_run_hooks import StopAtStepHook
 
-from fasthooks.hooks.acting import Acting, check_count, check_one_given, check_secs, refuse_clock
+from fasthooks.arguments import check_count, check_one_given, check_secs
+from fasthooks.hooks.acting import Acting, refuse_clock
 from fasthooks.hooks.base import PerStepMethods
 from fasthooks.hooks.closing import Closing
 from fasthooks.hooks.metrics import Metrics, check_metrics, numbers, scalars
@@ -104,13 +105,10 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
     def __init__(self, last_step: int | None = None, *, metrics: Metrics | Callable[[], Metrics] | None = None,
                  examples_per_step: int | None = None, refresh_secs: float = 0.5, log_secs: float = 60.0,
                  file: TextIO | None = None) -> None:
-        for name, count in (("last_step", last_step), ("examples_per_step", examples_per_step)):
-            if count is not None:
-                check_count(name, count)
         check_metrics(metrics)
-        self._last_step = last_step
+        self._last_step = None if last_step is None else check_count("last_step", last_step)
         self._metrics = metrics
-        self._examples_per_step = examples_per_step
+        self._examples_per_step = None if examples_per_step is None else check_count("examples_per_step", examples_per_step)
         self._refresh_secs = check_secs("refresh_secs", refresh_secs)
         self._log_secs = check_secs("log_secs", log_secs)
         self._file = file

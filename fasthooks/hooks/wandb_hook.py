@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow.compat.v1 as tf
 
+from fasthooks.arguments import check_count
 from fasthooks.hooks.base import PerStepMethods
 from fasthooks.tensorflow_train import SessionRunArgs, SessionRunContext, SessionRunHook, SessionRunValues
 from fasthooks.triggers import _guard, _trigger, recognition
@@ -107,12 +108,10 @@ class WandbHook(PerStepMethods, _trigger.WandbTrigger, _Rows):
 
     def __init__(self, summary_op: Any = None, steps_per_log: int = 1000, history: Any = None) -> None:
         import_wandb()
-        if isinstance(steps_per_log, bool) or not isinstance(steps_per_log, int) or steps_per_log <= 0:
-            raise ValueError(f"steps_per_log must be a positive int; got {steps_per_log!r}.")
         from wandb.sdk.lib import telemetry
 
         self._summary_op = summary_op
-        self._steps_per_log = steps_per_log
+        self._steps_per_log = check_count("steps_per_log", steps_per_log)
         self._history = history
         self._uncommitted = False
         with telemetry.context() as tel:
