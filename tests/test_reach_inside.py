@@ -3,7 +3,9 @@
 Every program of the `test_reach_*` files runs on TensorFlow alone and in every mix, and all that can be seen is compared.
 """
 
+import collections
 import threading
+import types
 from unittest import mock
 
 import pytest
@@ -397,3 +399,25 @@ def test_stop_hook_replaced_for_good(same_as_stock, when):
 
     seen = same_as_stock(program)
     assert sum("dlrover" in str(note) for note in seen.notes) == (7 if when == "after_the_session" else 8)
+
+
+@pytest.mark.parametrize("wrap", [lambda tensor: {"a": tensor}, lambda tensor: collections.OrderedDict(global_step=tensor),
+                                  lambda tensor: types.MappingProxyType({"a": {"b": tensor}})], ids=["dict", "ordered", "nested"])
+@pytest.mark.parametrize("name", ["StopAtStepHook", "StepCounterHook", "NanTensorHook", "SummarySaverHook", "CheckpointSaverHook",
+                                  "ProfilerHook"])
+def test_mapping_in_the_place_of_the_tensor(same_as_stock, name, wrap):
+    """What it is fetched as is the hook's own to look at, as a dict around the tensor that the hook itself makes is not."""
+
+    def program(run):
+        update, loss = build_model()
+        hooks = [run.api.ProfilerHook(save_steps=100, output_dir=run.dir), run.api.CheckpointSaverHook(run.dir, save_steps=100),
+                 *usual_hooks(run, loss, 50)]
+        hook = next(hook for hook in hooks if isinstance(hook, getattr(run.api, name)))
+        attribute = "_loss_tensor" if name == "NanTensorHook" else "_global_step_tensor"
+        with run.api.MonitoredSession(quick_creator(run), hooks) as session:
+            steps(run, session, [update, loss], 4)
+            setattr(hook, attribute, wrap(getattr(hook, attribute)))
+            steps(run, session, [update, loss], 4)
+
+    seen = same_as_stock(program)
+    assert any("TypeError" in str(note) for note in seen.notes) or name == "ProfilerHook"

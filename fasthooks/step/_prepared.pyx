@@ -268,9 +268,9 @@ cdef bint _known_types(RunProtos protos) except -1:
 
 
 cdef Py_ssize_t _quiet_index(object part) except -2:
-    # Where the value of the one tensor in a quiet request is.
-    if isinstance(part, Leaf):
-        return -1 if (<Leaf>part).indices is not None else (<Leaf>part).index
+    # Where the value of the one tensor in a quiet request is: the request itself, or in a dict.
     if isinstance(part, MappingTemplate) and len((<MappingTemplate>part).items) == 1:
-        return _quiet_index((<MappingTemplate>part).items[0])
+        part = (<MappingTemplate>part).items[0]
+    if isinstance(part, Leaf) and (<Leaf>part).indices is None:
+        return (<Leaf>part).index
     return -1

@@ -16,6 +16,7 @@ cdef class Slot(Counted):
     cdef object tensor              # what a quiet step fetches for the hook, or None ...
     cdef bint compiled              # the trigger is the hook itself; else it stands for an object of TensorFlow's own
     cdef bint known                 # trigger: the methods it stands for are TensorFlow's own
+    cdef bint odd                   # the tensor is none but a mapping, which is for the hook's own methods
     cdef object request             # ... as the hook would ask for it
     cdef PyTypeObject* cls          # class of the hook at the last look; never dereferenced
     cdef unsigned long long tag     # its `type_tag` at the last look
@@ -26,7 +27,7 @@ cdef class Slot(Counted):
     cdef int look(self) except -1
     cdef int before(self, Clock* clock) except -1
     cdef int after(self, PyObject* value, Clock* clock) except -1
-    # Takes note of the tensor that the hook asks for on its quiet steps.
+    # Takes note of the tensor that the hook asks for on its quiet steps. Returns QUIET, or ACT if it is none.
     cdef int expect(self, HookTrigger trigger, PyObject* fields) except -1
     # Looks at the hook's class again if it was changed. Returns whether it was.
     cdef bint changed(self) except -1

@@ -1,6 +1,8 @@
 # cython: language_level=3, embedsignature=True, auto_pickle=False, autotestdict=False
 """What the dispatcher knows of one hook, and whether that is still true."""
 
+from collections.abc import Mapping
+
 from tensorflow.python.training import session_run_hook
 
 from fasthooks import known_tensorflow
@@ -53,9 +55,7 @@ cdef class Slot(Counted):
             if not is_stock(trigger):
                 return ACT
             decision = trigger.before(NULL, clock)
-            if decision == QUIET:
-                self.expect(trigger, NULL)
-            return decision
+            return self.expect(trigger, NULL) if decision == QUIET else decision
         self.changed()
         if self.has_before and not self.known:
             return ACT
@@ -68,9 +68,7 @@ cdef class Slot(Counted):
             if not self.known:
                 return QUIET
             decision = trigger.before(fields, clock)
-            if decision == QUIET:
-                self.expect(trigger, fields)
-            return decision
+            return self.expect(trigger, fields) if decision == QUIET else decision
         finally:
             Py_DECREF(<object>fields)
 
@@ -80,7 +78,9 @@ cdef class Slot(Counted):
         if wanted is not self.tensor:
             self.request = None if wanted is None else trigger.quiet_fetches(wanted)
             self.tensor = wanted
-        return 0
+            # Its result would be taken for that of the dict around a tensor for which some triggers ask.
+            self.odd = isinstance(wanted, Mapping)
+        return ACT if self.odd else QUIET
 
     cdef bint changed(self) except -1:
         if (<PyObject*>self.hook).ob_type is self.cls and type_tag(self.cls) == self.tag and self.tag != 0:
