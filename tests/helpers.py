@@ -233,6 +233,12 @@ def nodes(graph_def):
     return [(node.name, node.op) for node in graph_def.node]
 
 
+@functools.lru_cache(maxsize=4)
+def _nodes_of_text(text):
+    # Takes 50 ms, and all mixes of a test write the same graph.
+    return nodes(text_format.Parse(text, v1.GraphDef()))
+
+
 def read_events(path):
     """Returns the events of one file, without their wall times."""
     return [event_pb2.Event.FromString(data) for data in tf_record.tf_record_iterator(str(path))]
@@ -261,7 +267,7 @@ def _describe_file(path):
     if path.suffix == ".meta":
         return nodes(meta_graph_pb2.MetaGraphDef.FromString(path.read_bytes()).graph_def)
     if path.name == "graph.pbtxt":
-        return nodes(text_format.Parse(path.read_text(), v1.GraphDef()))
+        return _nodes_of_text(path.read_text())
     if path.suffix == ".json":
         told = json.loads(path.read_text())
         if "traceEvents" not in told:

@@ -350,7 +350,7 @@ def test_quiet_steps_look_at_nothing():
 
 
 def test_classes_and_dicts_that_are_watched_may_go():
-    for _ in range(20):
+    for _ in range(5):
         running = Running(lambda _: type("Passing", (Plain,), {})())
         running.steps()
         assert running.hook.calls == 6

@@ -20,10 +20,11 @@ if not (ROOT / "bench" / "programs").exists():
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # at the end: an installed fasthooks is found first
 
+import apart  # noqa: E402
 from helpers import _comparable, describe_files  # noqa: E402
 
 from bench import compare_programs  # noqa: E402
-from bench.compare_programs import EVERYDAY, PATCHED, PROGRAMS, STOCK  # noqa: E402
+from bench.compare_programs import EVERYDAY, PATCHED, PROGRAMS  # noqa: E402
 
 # TensorFlow warns of its deprecated reader of event files.
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
@@ -34,6 +35,13 @@ STEPS = 600  # past the checkpoint that most programs write at 500
 WITHOUT_HOOKS = {"plain_session"}
 # Summaries that tell how fast the program was, or how far its input threads were ahead.
 TIMED_TAGS = ("global_step/sec", "fraction_of_")
+
+
+def start_stock(program, directory):
+    """Starts a program as `python program` does, in a process that has TensorFlow imported."""
+    code = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    return apart.Process(code, program, "--dir", directory, "--steps", STEPS, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         text=True, cwd=ROOT)
 
 
 def masked_event(event):
@@ -91,13 +99,13 @@ def test_program_does_the_same_under_run(name, tmp_path):
     if "sklearn" in path.read_text():
         pytest.importorskip("sklearn")
     with contextlib.ExitStack() as stack:
-        processes = {}
-        for launcher in (STOCK, PATCHED):  # both at once
-            directory = tmp_path / launcher
-            processes[launcher] = stack.enter_context(compare_programs.start(launcher, str(path), str(directory), STEPS))
-            stack.callback(processes[launcher].kill)
-        stock, _ = outcome(processes[STOCK], tmp_path / STOCK)
-        ours, errors = outcome(processes[PATCHED], tmp_path / PATCHED)
+        processes = (start_stock(path, tmp_path / "stock"),
+                     compare_programs.start(PATCHED, str(path), str(tmp_path / "patched"), STEPS))
+        for process in processes:  # both at once
+            stack.enter_context(process)
+            stack.callback(process.kill)
+        stock, _ = outcome(processes[0], tmp_path / "stock")
+        ours, errors = outcome(processes[1], tmp_path / "patched")
     for seen in stock:
         assert ours[seen] == stock[seen], seen
     assert_profiled(name, stock, tmp_path)
@@ -119,7 +127,7 @@ def test_program_with_everyday_hooks_ends_where_the_old_one_does(name, tmp_path)
     with contextlib.ExitStack() as stack:
         processes = {}
         for version, programs in (("old", PROGRAMS), ("new", EVERYDAY)):
-            process = stack.enter_context(compare_programs.start(STOCK, programs[name], str(tmp_path / version), STEPS))
+            process = stack.enter_context(start_stock(programs[name], tmp_path / version))
             stack.callback(process.kill)
             processes[version] = process
         (old, _), (new, errors) = (outcome(processes[version], tmp_path / version) for version in ("old", "new"))
