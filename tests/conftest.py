@@ -2,6 +2,8 @@
 
 import contextlib
 import gc
+import pathlib
+import sys
 from unittest import mock
 
 import pytest
@@ -25,6 +27,9 @@ _LONG_FILES = (
     "test_distributed", "test_interruption", "test_scheduling", "test_plain_session", "test_writers", "test_wandb_hook",
     "test_types", "test_references", "test_random_programs", "test_clusters", "test_remote_sessions", "test_background",
     "test_plan_errors", "test_demo")
+
+# For `bench`. At the end: an installed fasthooks is found first.
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
 
 gc.freeze()  # TensorFlow's own objects are not looked through by each collection
 

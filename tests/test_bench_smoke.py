@@ -6,22 +6,13 @@ import json
 import math
 import os
 import platform
-import sys
 
 import pytest
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if not os.path.exists(os.path.join(ROOT, "bench", "budgets.py")):
-    pytest.skip("the benchmarks are not beside the tests", allow_module_level=True)
-if ROOT not in sys.path:
-    sys.path.append(ROOT)  # at the end: an installed fasthooks is found first
+pytest.importorskip("bench", reason="the benchmarks are not beside the tests")
 
-pytest.importorskip("tensorflow")
-budgets = pytest.importorskip("bench.budgets")
-compare_programs = pytest.importorskip("bench.compare_programs")
-settings = pytest.importorskip("bench.settings")
-table = pytest.importorskip("bench.table")
-forms = pytest.importorskip("bench.forms")
+from bench import budgets, compare_programs, forms, settings, table
+
 common, steps = budgets.common, budgets.steps
 
 # TensorFlow and wandb warn of deprecations of their own.

@@ -4,20 +4,14 @@
 """
 
 import copy
-import os
-import sys
 
 import psutil
 import pytest
 import tensorflow as tf
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if not os.path.exists(os.path.join(ROOT, "bench", "clusters.py")):
-    pytest.skip("the programs are not beside the tests", allow_module_level=True)
-if ROOT not in sys.path:
-    sys.path.append(ROOT)  # at the end: an installed fasthooks is found first
+pytest.importorskip("bench", reason="the programs are not beside the tests")
 
-from bench import clusters  # noqa: E402
+from bench import clusters
 
 pytestmark = pytest.mark.timeout(240)
 _stock = {}

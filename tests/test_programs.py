@@ -12,20 +12,16 @@ import re
 import subprocess
 import sys
 
+import apart
 import pytest
+from helpers import _comparable, describe_files
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-if not (ROOT / "bench" / "programs").exists():
-    pytest.skip("the programs are not beside the tests", allow_module_level=True)
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))  # at the end: an installed fasthooks is found first
+pytest.importorskip("bench", reason="the programs are not beside the tests")
 
-import apart  # noqa: E402
-from helpers import _comparable, describe_files  # noqa: E402
+from bench import compare_programs
+from bench.compare_programs import EVERYDAY, PATCHED, PROGRAMS
 
-from bench import compare_programs  # noqa: E402
-from bench.compare_programs import EVERYDAY, PATCHED, PROGRAMS  # noqa: E402
-
+ROOT = pathlib.Path(compare_programs.__file__).parents[1]
 # TensorFlow warns of its deprecated reader of event files.
 pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.timeout(600)]
 

@@ -2,9 +2,7 @@
 
 import collections
 import hashlib
-import os
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -16,13 +14,9 @@ from tensorflow.python.ops import collective_ops
 
 import fasthooks
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if not os.path.exists(os.path.join(ROOT, "bench", "workers.py")):
-    pytest.skip("the server's program is not beside the tests", allow_module_level=True)
-if ROOT not in sys.path:
-    sys.path.append(ROOT)  # at the end: an installed fasthooks is found first
+pytest.importorskip("bench", reason="the programs are not beside the tests")
 
-from bench import workers  # noqa: E402
+from bench import workers
 
 pytestmark = pytest.mark.timeout(120)
 Args = v1.train.SessionRunArgs
