@@ -41,6 +41,7 @@ def _accelerated(stock: Any) -> Any:
             stock.close(self)
 
     AcceleratedSession.__name__ = AcceleratedSession.__qualname__ = f"_Accelerated{stock.__name__}"
+    AcceleratedSession.run.__qualname__ = stock.run.__qualname__  # which the errors of bad calls name
     _prepared.know_session_class(AcceleratedSession, stock)
     return AcceleratedSession
 

@@ -315,6 +315,17 @@ def test_what_is_no_session(value):
     assert str(caught.value) == f"session must be a tf.compat.v1.Session or InteractiveSession; got {value!r}."
 
 
+@pytest.mark.parametrize(("arguments", "keywords"), [((), {}), ((1, 2, 3, 4, 5), {}), ((1,), {"fetches": 2}),
+                                                     ((1,), {"feed": 2})])
+def test_a_bad_call_is_tensorflows_error(arguments, keywords):
+    told = []
+    for session in (v1.Session(), fasthooks.accelerate(v1.Session())):
+        with session, pytest.raises(TypeError) as raised:
+            session.run(*arguments, **keywords)
+        told.append(str(raised.value))
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize("api", [v1.train, fasthooks], ids=["tensorflows", "ours"])
 def test_a_monitored_session_is_refused(api):
     told = r"^session must be .*; for monitored sessions there is fasthooks\.patch\(\), and ours need neither\.$"
