@@ -11,6 +11,7 @@ import random
 import re
 import signal
 import threading
+import time
 from unittest import mock
 
 import helpers
@@ -288,6 +289,14 @@ def adds_one(array):
     return array
 
 
+REFILLED = feeds.aligned_copy(np.zeros([2, 2], np.float32))  # TensorFlow takes it as it is
+
+
+def refilled():
+    REFILLED[:] += 1
+    return REFILLED
+
+
 def inplace(x):
     return tf.raw_ops.InplaceAdd(x=x, i=[0], v=tf.ones([1, 2]))
 
@@ -305,13 +314,23 @@ WRITERS = {
     "list": lambda w: tf.raw_ops.TensorListPushBack(
         input_handle=tf.raw_ops.EmptyTensorList(element_shape=[2, 2], max_num_elements=9, element_dtype=tf.float32),
         tensor=w.read_value()),
+    "assigned to another": lambda w: v1.get_variable("other", [2, 2], use_resource=True).assign(w),
+    # And ops that give a variable memory that others go on writing to.
+    "assigned by NumPy": lambda w: w.assign(tf.reshape(tf.numpy_function(refilled, [], tf.float32), [2, 2])),
+    "assigned a reference variable": lambda w: w.assign(v1.get_variable("other", [2, 2], use_resource=False)),
+    "assigned a feed": lambda w: w.assign(tf.identity(v1.placeholder(tf.float32, [2, 2]))),
+    "assigned a default": lambda w: w.assign(v1.placeholder_with_default(tf.zeros([2, 2]), [2, 2])),
+    "assigned an element": lambda w: w.assign(tf.ensure_shape(v1.FIFOQueue(9, tf.float32).dequeue(), [2, 2])),
+    "assigned by a function": lambda w: w.assign(tf.function(lambda: tf.zeros([2, 2]))()),
 }
 READERS = {
     "sum": lambda w: tf.reduce_sum(w.read_value()),
     "product": lambda w: tf.matmul(tf.transpose(w), w),
     "behind a product": lambda w: tf.numpy_function(adds_one, [tf.matmul(w, w)], tf.float32),
     "gradient": lambda w: v1.train.MomentumOptimizer(0.1, 0.9).minimize(tf.reduce_sum(tf.nn.relu(tf.matmul(w, w)[:1]))),
-    "assigned to another": lambda w: v1.get_variable("other", [2, 2], use_resource=True).assign(w),
+    "assigned": lambda w: w.assign(2 * w + v1.placeholder(tf.float32, [2, 2])),
+    "restored": lambda w: w.assign(tf.ensure_shape(tf.raw_ops.RestoreV2(
+        prefix="x", tensor_names=["w"], shape_and_slices=[""], dtypes=[tf.float32])[0], [2, 2])),
 }
 
 
@@ -324,8 +343,9 @@ def test_values_that_are_given_to_a_writer_are_copied(use):
         assert (saved.ref() in lasting_values.with_lasting_values(graph, [saved])) == (use in READERS)
 
 
-@pytest.mark.parametrize("use", ["in place", "reshape", "NumPy"])
+@pytest.mark.parametrize("use", ["in place", "reshape", "NumPy", "assigned by NumPy"])
 def test_a_checkpoint_has_its_steps_value_though_that_is_changed_in_place(sessions, tmp_path, use):
+    REFILLED[:] = 0
     with tf.Graph().as_default():
         variable = v1.get_variable("w", initializer=tf.zeros([2, 2]), use_resource=True)
         step = v1.train.create_global_step()
@@ -335,11 +355,15 @@ def test_a_checkpoint_has_its_steps_value_though_that_is_changed_in_place(sessio
         gate = Gate(saver)
         hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=2, saver=saver)
         with sessions.MonitoredSession(hooks=[hook]) as session:
-            assert gate.entered.wait(LIMIT)  # the checkpoint of step 0
             session.run(op)
             gate.opened.set()
-            for _ in range(3):
-                session.run(op)
+            while gate.steps != [0]:
+                time.sleep(0.001)
+            gate.opened.clear()
+            session.run(op)  # its checkpoint is written after the next step
+            session.run(op)
+            gate.opened.set()
+            session.run(op)
     assert [tf.train.load_checkpoint(f"{tmp_path}/model.ckpt-{step}").get_tensor("w").max() for step in (0, 2, 4)] == [0, 2, 4]
 
 

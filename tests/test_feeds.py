@@ -8,6 +8,7 @@ import pickle
 import textwrap
 import threading
 import traceback
+import types
 
 import apart
 import numpy as np
@@ -318,8 +319,22 @@ def test_the_callers_dict_is_of_its_own_kind(way, kind, planned, tmp_path):
     assert ours.planned == (3 if planned else 0) and ours.steps == 3
 
 
+class HasKeys:
+    """As much of a mapping as `dict.update` asks for."""
+
+    def __init__(self, items):
+        self.items = dict(items)
+
+    def keys(self):
+        return self.items.keys()
+
+    def __getitem__(self, key):
+        return self.items[key]
+
+
 @every_prefetch
-def test_feed_fn_may_use_its_arrays_and_dict_again(same_as_stock, prefetch):
+@pytest.mark.parametrize("kind", [lambda batch: batch, collections.UserDict, types.MappingProxyType, HasKeys])
+def test_feed_fn_may_use_its_arrays_and_dict_again(same_as_stock, prefetch, kind):
     def program(run):
         fed, names = v1.placeholder(tf.float32), v1.placeholder(tf.string)
         same = [tf.identity(fed), tf.identity(names)]
@@ -330,7 +345,7 @@ def test_feed_fn_may_use_its_arrays_and_dict_again(same_as_stock, prefetch):
             array[:] = strings[0] = next(count)
             strings[0] = str(strings[0])
             batch.update({fed: array, names: strings})
-            return batch
+            return kind(batch)
 
         with run.api.MonitoredSession(quick_creator(run), [feed_hook(run, feed_fn, prefetch)]) as session:
             for _ in range(10):

@@ -14,7 +14,7 @@ from unittest import mock
 import apart
 import pytest
 import tensorflow as tf
-from helpers import STOCK, build_model, messages, record, summaries, train
+from helpers import STOCK, build_model, messages, read_events, record, summaries, train
 from tensorflow.python.summary.writer import writer_cache
 
 import fasthooks
@@ -162,6 +162,19 @@ def test_a_removed_directory_surfaces(lib, tmp_path, name):
 
     with pytest.raises(tf.errors.NotFoundError, match="was removed or renamed, and events for it may be lost"):
         program()
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_directory_that_is_removed_between_sessions(lib, tmp_path, name):
+    directory = tmp_path / "events"
+    for _ in range(3):
+        shutil.rmtree(directory, ignore_errors=True)
+        with tf.Graph().as_default():
+            op, _ = build_model()
+            with lib.MonitoredSession(hooks=[make(name, fasthooks, str(directory), 1)]) as session:
+                session.run(op)
+                session.run(op)
+        assert [len(read_events(path)) > 1 for path in directory.glob("events.*")] == [True]
 
 
 @pytest.mark.parametrize("ends", [True, False], ids=["end", "error"])

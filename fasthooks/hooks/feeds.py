@@ -256,9 +256,13 @@ class _Prefetcher:
 
     def _own(self, feeds, graph):
         # `feed_fn` may use its arrays again: what is fed later must be a copy.
-        if not isinstance(feeds, dict):
+        if isinstance(feeds, dict):
+            items: Any = dict.items(feeds)
+        elif hasattr(feeds, "keys"):  # what `dict.update`, which TensorFlow calls with it, takes for a mapping
+            items = [(key, feeds[key]) for key in feeds.keys()]  # noqa: SIM118
+        else:  # no feeds, or TensorFlow's error
             return feeds
-        return {key: self._own_value(key, value, graph) for key, value in dict.items(feeds)}
+        return {key: self._own_value(key, value, graph) for key, value in items}
 
     def _own_value(self, key, value, graph):
         try:

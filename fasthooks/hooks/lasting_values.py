@@ -3,7 +3,8 @@
 The value that a ReadVariableOp returned does not change if all kernels that update the variable make a new buffer when
 somebody holds the old one. Not all do, so every op that is given the variable's handle must be on a list of ops that were
 checked, and no op that is given its value may be one that writes into what it is given, or that nobody can look into:
-functions, Python, other libraries.
+functions, Python, other libraries. A variable takes the memory of what it is assigned, so the same is asked of the ops that give
+it that: none may go on writing there, as an array of a function in Python or the buffer of a reference variable is written to.
 """
 
 from collections.abc import Iterable
@@ -38,6 +39,8 @@ _MEMORY_PASSING_OPS = _HANDLE_PASSING_OPS | {
     "EnsureShape", "ExpandDims", "GuaranteeConst", "IdentityN", "Max", "Mean", "Min", "Pack", "Pad", "PadV2",
     "PlaceholderWithDefault", "PreventGradient", "Print", "Prod", "Real", "RefSwitch", "Reshape", "Reverse", "ReverseV2", "Slice",
     "Snapshot", "Split", "SplitV", "Squeeze", "StopGradient", "StridedSlice", "Sum", "Tile", "Transpose", "Unpack"}
+# What comes out of these is memory that others may have: what was fed, what another run left there.
+_FOREIGN_OPS = ("Placeholder", "Unstage", "MapUnstage", "OrderedMapUnstage")
 # TensorFlow's own that write into what they are given, or hand it to code that may.
 _WRITING_OPS = ("EagerPyFunc", "Inplace", "PyFunc", "Xla")
 
@@ -69,8 +72,10 @@ def _variable_of(handle_op):
 def _is_left_alone(handles):
     """Returns whether no op that these handles of one variable, or its values, go to changes a value that was read."""
     values: list[Any] = []
-    return (_leads_to(handles, _HANDLE_PASSING_OPS, lambda op: _takes_handle(op, values))
-            and _leads_to(values, _MEMORY_PASSING_OPS, _leaves_memory))
+    assigned: list[Any] = []
+    return (_leads_to(handles, _HANDLE_PASSING_OPS, lambda op: _takes_handle(op, values, assigned))
+            and _leads_to(values, _MEMORY_PASSING_OPS, _leaves_memory)
+            and _comes_from(assigned, _gives_memory_of_its_own))
 
 
 def _leads_to(tensors, passing, is_good):
@@ -89,16 +94,44 @@ def _leads_to(tensors, passing, is_good):
     return True
 
 
-def _takes_handle(op, values):
+def _comes_from(tensors, is_good):
+    # Whether all ops whose memory these tensors are in, also before ops that pass it on, are good.
+    waiting = [tensor.op for tensor in tensors]
+    seen = set()
+    while waiting:
+        op = waiting.pop()
+        if op in seen:
+            continue
+        seen.add(op)
+        if op.type in _MEMORY_PASSING_OPS and not op.type.startswith(_FOREIGN_OPS):
+            waiting.extend(tensor.op for tensor in op.inputs)
+        elif not is_good(op):
+            return False
+    return True
+
+
+def _takes_handle(op, values, assigned):
     if op.type == "ReadVariableOp":
         values.append(op.outputs[0])
+    elif op.type == "AssignVariableOp":
+        assigned.append(op.inputs[1])
     return op.type in CHECKED_OPS
+
+
+def _gives_memory_of_its_own(op):
+    """Returns whether what comes out of an op is in memory that nobody else writes to."""
+    return (not op.type.startswith(_FOREIGN_OPS) and _keeps_nothing(op)
+            and not any(tensor.dtype._is_ref_dtype for tensor in (*op.inputs, *op.outputs)))
 
 
 def _leaves_memory(op):
     """Returns whether an op neither writes into what it is given nor puts it where others find it."""
-    if op.type in CHECKED_OPS:
-        return True
+    # What another variable is assigned is its memory too then, and its readers' to look at.
+    return op.type != "AssignVariableOp" and (op.type in CHECKED_OPS or _keeps_nothing(op))
+
+
+def _keeps_nothing(op):
+    # Whether an op is TensorFlow's own, and computes what comes out of it from what goes in.
     if op.op_def is None or not hasattr(tensorflow.raw_ops, op.type) or op.type.startswith(_WRITING_OPS):
         return False
     return not (any(attr.type in ("func", "list(func)") for attr in op.op_def.attr)

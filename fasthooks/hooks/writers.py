@@ -137,6 +137,11 @@ class _WatchedFile:
     def _living(self):
         return [hook for hook in [reference() for reference in self.hooks] if hook is not None]
 
+    def left_directory(self):
+        """Returns the file's directory if the file was removed when no hook was told of it any more, else None."""
+        is_left = self._name is not None and not self._living() and not os.path.exists(self._path)
+        return os.path.dirname(self._path) if is_left else None
+
     def add(self, hook):
         """Tells the hook of failures from now on."""
         self.hooks[:] = [weakref.ref(other) for other in [*self._living(), hook]]
@@ -166,7 +171,7 @@ def watch(hook: Any) -> None:
     """Lets failures of the thread behind `hook._summary_writer` surface in the hook, from its `begin` on.
 
     Writers without such a thread, and all if TensorFlow's code for them is not known, are left alone. One that failed before
-    is opened again, with a new file.
+    is opened again, with a new file; so is one whose file was removed since the last session that used it.
     """
     failure = _Failure.of(hook)
     if failure is not None:
@@ -179,11 +184,15 @@ def watch(hook: Any) -> None:
     worker = event_writer._worker
     watched = worker._ev_writer if isinstance(worker._ev_writer, _WatchedFile) else None
     is_first = False
-    if worker.failure_exc_info or (watched is not None and watched.is_lost):
+    left = None if watched is None else watched.left_directory()
+    if worker.failure_exc_info or left is not None or (watched is not None and watched.is_lost):
         if watched is not None:
             watched.hooks.clear()
         with contextlib.suppress(Exception):  # those who wait for it have heard of it
             event_writer.close()
+        if left is not None:
+            with contextlib.suppress(OSError):  # there will be no file then, of which the hook is told
+                os.makedirs(left, exist_ok=True)
         writer.reopen()
     elif event_writer._closed or _is_forsaken(worker):  # closed by the caller, who is warned of that with each event
         return
