@@ -4,6 +4,7 @@
 """
 
 import copy
+import functools
 import multiprocessing
 import os
 import pickle
@@ -53,6 +54,21 @@ def written(hook):
         assert write.done.wait(LIMIT)
 
 
+STOCK_SAVE = v1.train.Saver.save
+SAVES = {}  # saver -> what is called in the place of its `save`, which counts as TensorFlow's own
+
+
+@pytest.fixture(autouse=True)
+def saves(monkeypatch):
+    def save(saver, *args, **kwargs):
+        return SAVES.get(saver, functools.partial(STOCK_SAVE, saver))(*args, **kwargs)
+
+    monkeypatch.setattr(v1.train.Saver, "save", save)
+    monkeypatch.setattr(async_checkpoint, "_stock_save", save)
+    yield
+    SAVES.clear()
+
+
 class Gate:
     """Holds the writes of a saver back until it is opened."""
 
@@ -65,9 +81,9 @@ class Gate:
             self.entered.set()
             assert self.opened.wait(LIMIT)
             self.steps.append(int(global_step))
-            return v1.train.Saver.save(saver, session, path, global_step=global_step, **kwargs)
+            return STOCK_SAVE(saver, session, path, global_step=global_step, **kwargs)
 
-        saver.save = save
+        SAVES[saver] = save
 
 
 def steps_in(directory):
@@ -590,7 +606,7 @@ def failing_save(error, at):
 def test_a_failed_write_is_the_next_steps_error(sessions, tmp_path, error):
     with tf.Graph().as_default(), captured_logs() as logs:
         op, saver = model()
-        saver.save = failing_save(error, 3)
+        SAVES[saver] = failing_save(error, 3)
         hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=3, saver=saver)
         with pytest.raises(RuntimeError) as raised, sessions.MonitoredSession(hooks=[hook]) as session:
             for step in range(1, 10):
@@ -606,7 +622,7 @@ def test_a_failed_write_is_the_next_steps_error(sessions, tmp_path, error):
 def test_a_failed_write_is_an_error_of_close(sessions, tmp_path):
     with tf.Graph().as_default():
         op, saver = model()
-        saver.save = failing_save(OSError("full"), 3)
+        SAVES[saver] = failing_save(OSError("full"), 3)
         hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=3, saver=saver)
         session = sessions.MonitoredSession(hooks=[hook])
         for _ in range(3):
@@ -618,7 +634,7 @@ def test_a_failed_write_is_an_error_of_close(sessions, tmp_path):
 def test_training_goes_on_if_the_caller_likes(sessions, tmp_path):
     with tf.Graph().as_default():
         op, saver = model()
-        saver.save = failing_save(OSError("full"), 3)
+        SAVES[saver] = failing_save(OSError("full"), 3)
         hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=3, saver=saver)
         with sessions.MonitoredSession(hooks=[hook]) as session:
             for _ in range(3):
@@ -626,7 +642,7 @@ def test_training_goes_on_if_the_caller_likes(sessions, tmp_path):
             written(hook)
             with pytest.raises(RuntimeError, match="could not be written"):
                 session.run(op)
-            del saver.save
+            del SAVES[saver]
             for _ in range(3):
                 session.run(op)
     assert steps_in(tmp_path) == [6, 7]
@@ -702,7 +718,7 @@ def test_recovery_while_a_file_is_written(sessions, tmp_path, fails):
     with tf.Graph().as_default():
         op, saver = model()
         if fails:
-            saver.save = failing_save(OSError("full"), 3)
+            SAVES[saver] = failing_save(OSError("full"), 3)
         hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=3, saver=saver,
                                                   listeners=[] if fails else [Listener(events, str(tmp_path))])
         creator = sessions.ChiefSessionCreator(checkpoint_dir=str(tmp_path))
@@ -764,6 +780,12 @@ def custom_saver():
     return OwnSaver()
 
 
+def saver_with_a_save_set():
+    saver = v1.train.Saver()
+    saver.save = mock.Mock(side_effect=saver.save)
+    return saver
+
+
 def iterator_state():
     iterator = v1.data.make_one_shot_iterator(tf.data.Dataset.range(100))
     v1.add_to_collection(v1.GraphKeys.SAVEABLE_OBJECTS, tf.data.experimental.make_saveable_from_iterator(iterator))
@@ -777,6 +799,7 @@ def saver_with_a_side_effect():
 
 REFUSED = {
     "its own save": (custom_saver, "the saver, a OwnSaver, saves in its own way"),
+    "a save of the object": (saver_with_a_save_set, "the saver, a Saver, saves in its own way"),
     "variant": (iterator_state, "is a variant"),
     "side effect": (saver_with_a_side_effect, "is not one of TensorFlow's save ops"),
     "empty": (lambda: v1.train.Saver(var_list=[], allow_empty=True), "has nothing to save"),
@@ -804,6 +827,27 @@ def test_what_cannot_be_read_first(what, tmp_path, monkeypatch):
         assert said[0][1] == "WARNING" and reason in said[0][2]
         ours.logs.remove(said[0])
         assert_equal_records(ours, stock)
+
+
+def test_a_save_that_is_set_later(sessions, tmp_path):
+    with tf.Graph().as_default(), captured_logs() as logs:
+        op, saver = model()
+        threads = []
+
+        def save(*args, **kwargs):
+            threads.append(threading.current_thread())
+            return STOCK_SAVE(saver, *args, **kwargs)
+
+        hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=2, saver=saver)
+        with sessions.MonitoredSession(hooks=[hook]) as session:
+            session.run(op)
+            saver.save = save
+            for _ in range(3):
+                session.run(op)
+            del saver.save
+            session.run(op)
+    assert threads == 2 * [threading.main_thread()] and steps_in(tmp_path) == [0, 2, 4, 5]
+    assert sum("saves in its own way" in line for _, _, line in logs) == 1
 
 
 def test_sessions_on_a_server(sessions, tmp_path):
@@ -1050,7 +1094,7 @@ def test_a_failed_save_does_not_replace_the_error(sessions, saving, tmp_path):
             session.run(op)
             written(hook)
             session.run(op)
-            saver.save = failing_save(OSError("full"), 2)
+            SAVES[saver] = failing_save(OSError("full"), 2)
             raise error
     assert raised.value is error
     assert any("could not be saved into" in line and "full" in line for _, level, line in logs if level == "ERROR")
@@ -1062,11 +1106,11 @@ def test_a_failed_write_is_made_up_for_on_the_error(sessions, tmp_path):
         hook = fasthooks.AsyncCheckpointSaverHook(str(tmp_path), save_steps=3, saver=saver, save_on_error=True)
         with pytest.raises(RuntimeError, match="ckpt-3 could not be written"), sessions.MonitoredSession(hooks=[hook]) as session:
             written(hook)
-            saver.save = failing_save(OSError("full"), 3)
+            SAVES[saver] = failing_save(OSError("full"), 3)
             for _ in range(3):
                 session.run(op)
             written(hook)
-            del saver.save
+            del SAVES[saver]
             session.run(op)
     assert steps_in(tmp_path) == [0, 4]
 
@@ -1145,14 +1189,13 @@ def test_save_steps_makes_no_second_full_run(tmp_path, increment):
 
 
 def test_the_last_step_is_saved_though_the_write_before_it_failed(sessions, tmp_path):
-    saver_save = v1.train.Saver.save
     tries = []
 
     def save(self, session, path, global_step=None, **more):
         tries.append(int(global_step))
         if global_step == 3:
             raise OSError("for once")
-        return saver_save(self, session, path, global_step=global_step, **more)
+        return STOCK_SAVE(self, session, path, global_step=global_step, **more)
 
     with tf.Graph().as_default():
         op, _ = build_model()

@@ -208,13 +208,14 @@ class AsyncCheckpointSaverHook(CheckpointSaverHook):
 
     def _reader(self, session):
         saver = self._get_saver()
-        if self._known is None or self._known[0] is not session or self._known[1] is not saver:
+        is_stock = _has_stock_save(saver)  # it may be given another at any time
+        if self._known is None or self._known[0] is not session or self._known[1] is not saver or self._known[2] != is_stock:
             reader = _Reader(session, saver)
             if reader.refusal is not None:
                 logging.warning("Checkpoints in %s are saved by the steps that trigger, not in the background: %s.",
                                 self._checkpoint_dir, reader.refusal)
-            self._known = session, saver, reader
-        return self._known[2]
+            self._known = session, saver, is_stock, reader
+        return self._known[3]
 
     def _deliver(self):
         # Waits for the write, if there is one, and does what is left to do on this thread; returns should_stop.
@@ -338,6 +339,10 @@ class _SnapshotSession(_live.Counted, session_lib.SessionInterface):
         return self._session.run(fetches, {**(feed_dict or {}), **self._snapshot}, options or self._OPTIONS, run_metadata)
 
 
+def _has_stock_save(saver):
+    return isinstance(saver, saver_lib.Saver) and type(saver).save is _stock_save and "save" not in vars(saver)
+
+
 class _Reader:
     """Reads what the save ops of one Saver read.
 
@@ -363,7 +368,7 @@ class _Reader:
             return f"the session is a {type(session).__name__}"
         if session.sess_str:
             return f"the session runs on the server {session.sess_str!r}"
-        if not isinstance(saver, saver_lib.Saver) or type(saver).save is not _stock_save or saver.saver_def is None:
+        if not _has_stock_save(saver) or saver.saver_def is None:
             return f"the saver, a {type(saver).__name__}, saves in its own way, or has nothing to save"
         graph = session.graph
         ops = [graph.get_tensor_by_name(saver.saver_def.save_tensor_name).op]
