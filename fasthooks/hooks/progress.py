@@ -86,7 +86,8 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
     The bar is tqdm's (`pip install 'fasthooks[progress]'`); without it, or where the file is no terminal, there are log lines:
     "step 12,300 of 100,000 (12.3 %), 4,812 steps/s, 616k examples/s, 18 s left, loss 0.213". Step and metrics are fetched on the
     runs only after which they are shown. Speed and time left count from the first run of this session on. At the end the last
-    step is shown: the last one fetched, and what the graph adds in the runs since. After an error the bar says so and stays.
+    step is shown: the last one fetched, and what the graph adds in the runs since, whose metrics the log line leaves out. After
+    an error the bar says so and stays.
 
     It shows in every session that has it; on several workers give it to one.
 
@@ -152,7 +153,7 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
         self._values = numbers(run_values.results)
         self._show(step, now)
 
-    def _show(self, step, now):
+    def _show(self, step, now, ends=False):
         first, begun, _ = self._first
         last_step = self._get_last_step()
         speed = (step - first) / (now - begun) if step > first and now > begun else None
@@ -172,6 +173,8 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
             told.insert(0, f"{_short(speed)} steps/s")
             if last_step is not None and step < last_step:
                 told.append(f"{_duration((last_step - step) / speed)} left")
+        if ends:  # the values are of an earlier step, a minute ago perhaps
+            shown = []
         logging.info("%s", ", ".join([line, *told, *shown]))
 
     def end(self, session: Any) -> None:
@@ -184,7 +187,7 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
             if last_step is not None and step < last_step <= step + (self._adds or 0):
                 step = last_step
             if step != last or self._bar is not None:
-                self._show(step, time.monotonic())
+                self._show(step, time.monotonic(), ends=True)
         self._close()
 
     def _close(self):
