@@ -337,6 +337,10 @@ WRITERS = {
     "assigned a feed": lambda w: w.assign(tf.identity(v1.placeholder(tf.float32, [2, 2]))),
     "assigned a default": lambda w: w.assign(v1.placeholder_with_default(tf.zeros([2, 2]), [2, 2])),
     "assigned an element": lambda w: w.assign(tf.ensure_shape(v1.FIFOQueue(9, tf.float32).dequeue(), [2, 2])),
+    **{f"assigned by {name}": lambda w, name=name, key=key: w.assign(tf.ensure_shape(
+        getattr(tf.raw_ops, name)(dtypes=[tf.float32], **key)[0], [2, 2]))
+       for name, key in (("Unstage", {}), ("MapUnstage", {"key": 1, "indices": [0]}),
+                         ("OrderedMapUnstage", {"key": 1, "indices": [0]}))},
     "assigned by a function": lambda w: w.assign(tf.function(lambda: tf.zeros([2, 2]))()),
 }
 READERS = {

@@ -75,7 +75,7 @@ def _is_left_alone(handles):
     assigned: list[Any] = []
     return (_leads_to(handles, _HANDLE_PASSING_OPS, lambda op: _takes_handle(op, values, assigned))
             and _leads_to(values, _MEMORY_PASSING_OPS, _leaves_memory)
-            and _comes_from(assigned, _gives_memory_of_its_own))
+            and _are_in_memory_of_their_own(assigned))
 
 
 def _leads_to(tensors, passing, is_good):
@@ -94,8 +94,8 @@ def _leads_to(tensors, passing, is_good):
     return True
 
 
-def _comes_from(tensors, is_good):
-    # Whether all ops whose memory these tensors are in, also before ops that pass it on, are good.
+def _are_in_memory_of_their_own(tensors):
+    """Returns whether the memory that these tensors are in is that of ops after which nobody else writes to it."""
     waiting = [tensor.op for tensor in tensors]
     seen = set()
     while waiting:
@@ -103,9 +103,11 @@ def _comes_from(tensors, is_good):
         if op in seen:
             continue
         seen.add(op)
-        if op.type in _MEMORY_PASSING_OPS and not op.type.startswith(_FOREIGN_OPS):
+        if op.type.startswith(_FOREIGN_OPS):
+            return False
+        if op.type in _MEMORY_PASSING_OPS:
             waiting.extend(tensor.op for tensor in op.inputs)
-        elif not is_good(op):
+        elif not _keeps_nothing(op) or any(tensor.dtype._is_ref_dtype for tensor in (*op.inputs, *op.outputs)):
             return False
     return True
 
@@ -116,12 +118,6 @@ def _takes_handle(op, values, assigned):
     elif op.type == "AssignVariableOp":
         assigned.append(op.inputs[1])
     return op.type in CHECKED_OPS
-
-
-def _gives_memory_of_its_own(op):
-    """Returns whether what comes out of an op is in memory that nobody else writes to."""
-    return (not op.type.startswith(_FOREIGN_OPS) and _keeps_nothing(op)
-            and not any(tensor.dtype._is_ref_dtype for tensor in (*op.inputs, *op.outputs)))
 
 
 def _leaves_memory(op):
