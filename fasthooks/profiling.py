@@ -60,8 +60,8 @@ def _warn(hook, calls, steps):
 
 def _collector(skip_steps, trace_steps, share, min_us):
     for name, value in (("skip_steps", skip_steps), ("trace_steps", trace_steps)):
-        most, steps = step_limits.MOST_STEPS[name], as_int(value)
-        if steps is None or not 0 <= steps <= most:
+        most, number = step_limits.MOST_STEPS[name], as_int(value)
+        if number is None or not 0 <= number <= most:
             raise ValueError(f"{name} must be an int from 0 to {most:,}; got {value!r}.")
     if share is None:
         return _profile.Collector(skip_steps, trace_steps, 0.0, 0.0, None)
@@ -69,7 +69,7 @@ def _collector(skip_steps, trace_steps, share, min_us):
         raise ValueError(f"The share of a slow hook must be a number over 0, at most 1; got {share!r}.")
     if not as_float(min_us) >= 0:
         raise ValueError(f"min_us must be a number of at least 0; got {min_us!r}.")
-    return _profile.Collector(skip_steps, trace_steps, share, 1000.0 * min_us, _warn)
+    return _profile.Collector(skip_steps, trace_steps, share, 1000.0 * as_float(min_us), _warn)
 
 
 class Profile:
