@@ -135,9 +135,8 @@ class Hooks:
         return {"python_hook": self.witness and [self.witness.calls[0], self.witness.calls[-1]]}
 
 
-def saved(directory):
-    """Returns the variables in the last checkpoint of a directory by name, and all that is there to restore."""
-    path = tf.train.latest_checkpoint(directory)
+def saved(path):
+    """Returns what a checkpoint holds, by the names of its variables; a directory stands for its last one."""
     reader = tf.train.load_checkpoint(path)
     return {name: describe(reader.get_tensor(name)) for name in sorted(reader.get_variable_to_shape_map())}
 
@@ -324,7 +323,11 @@ def estimator(task):
     if task.job == "evaluator":
         losses = {event.step: value.simple_value for path in sorted(glob.glob(os.path.join(task.dir, "eval", "events.*")))
                   for event in v1.train.summary_iterator(path) for value in event.summary.value if value.tag == "loss"}
-        told["evaluated"] = losses.get(step) == sum(weights)
+        # The chief may save once more after what the evaluator took for the last checkpoint.
+        last = max(losses)
+        kept = [saved(path) for path in tf.train.get_checkpoint_state(task.dir).all_model_checkpoint_paths]
+        told["evaluated"] = last >= task.steps and (last, losses[last]) in [
+            (one["global_step"][2], sum(one["weights"][2])) for one in kept]
     return told
 
 
