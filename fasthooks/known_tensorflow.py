@@ -85,6 +85,13 @@ _MODULES = {
             "ProfilerHook": {"32ec98a690d5e095"},
         },
     ),
+    "tensorflow.python.platform.tf_logging": _Module(
+        {"d17d97bc8d2a67df", "ead47e9f660551ac"},
+        {
+            "info": {"af48e24fd4655051"},
+            "get_logger": {"dcbacca006f81431"},
+        },
+    ),
     "tensorflow.python.training.coordinator": _Module(
         {"ef533c62dd969a4e"},
         {

@@ -230,6 +230,25 @@ PLANTED = {
 }
 
 
+def test_a_changed_log_function(tmp_path):
+    """A line that would be written without it is left to it."""
+    line = "get_logger().info(msg, *args, **kwargs)"
+    done = run_apart("""if True:
+        import io, logging
+        import tensorflow as tf
+        from fasthooks import known_tensorflow
+        from fasthooks.hooks import _log_line
+
+        logger = tf.get_logger()
+        logger.handlers = [logging.StreamHandler(io.StringIO())]
+        logger.setLevel(logging.INFO)
+        for _ in range(2):
+            _log_line.info("steps")
+        print(sorted(known_tensorflow.unknown()), logger.handlers[0].stream.getvalue().split())
+        """, copy_of_tensorflow(tmp_path, [("python/platform/tf_logging.py", line, line.replace("msg", "msg.upper()"))]))
+    assert done.stdout.splitlines() == ["['info'] ['STEPS', 'STEPS']"], done.stderr[-4000:]
+
+
 @pytest.mark.parametrize("names", PLANTED, ids=lambda names: names[0])
 def test_a_changed_line(names, tmp_path, unchanged):
     found = compared(tmp_path, tuple(CHANGES[name] for name in names))

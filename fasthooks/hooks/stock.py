@@ -22,7 +22,7 @@ from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 
 from fasthooks import known_tensorflow, tensorflow_train
-from fasthooks.hooks import direct_writes, last_run
+from fasthooks.hooks import _log_line, direct_writes, last_run
 from fasthooks.hooks.base import PerStepMethods, WriterMethods
 from fasthooks.hooks.closing import Closing
 from fasthooks.rebinding import rebound
@@ -71,8 +71,8 @@ class StopAtStepHook(PerStepMethods, _trigger.StopAtStepTrigger, tensorflow_trai
 _StockCounter = stock.StepCounterHook
 _log_and_record = _StockCounter._log_and_record
 _Summary = getattr(stock, "Summary", None)
-# The same without a Summary that is made to be serialized at once.
-_record_scalar = rebound(_log_and_record, Summary=direct_writes.Scalar)
+# The same without a Summary that is made to be serialized at once, and without a record of the line.
+_record_scalar = rebound(_log_and_record, Summary=direct_writes.Scalar, logging=_log_line)
 _RECORDS_SCALAR = known_tensorflow.is_known(_StockCounter)
 
 
@@ -95,10 +95,11 @@ class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, tensorflow_tra
         self._timer = _compiled(self._timer)
 
     def _log_and_record(self, elapsed_steps, elapsed_time, global_step):
-        add_summary = getattr(self._summary_writer, "add_summary", None)
+        writer = self._summary_writer
         log_and_record = super()._log_and_record  # not TensorFlow's where a class of the user's own stands between
         if (_RECORDS_SCALAR and getattr(log_and_record, "__func__", None) is _log_and_record and stock.Summary is _Summary
-                and stock.logging is logging and type(add_summary) is direct_writes.AddSummary):
+                and stock.logging is logging
+                and (writer is None or type(getattr(writer, "add_summary", None)) is direct_writes.AddSummary)):
             _record_scalar(self, elapsed_steps, elapsed_time, global_step)
         else:
             log_and_record(elapsed_steps, elapsed_time, global_step)
@@ -106,8 +107,9 @@ class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, tensorflow_tra
 
 _StockLogging = stock.LoggingTensorHook
 _log_tensors = _StockLogging._log_tensors
-# The same without NumPy's print options, and what is printed alike without them.
-_log_scalars = rebound(_log_tensors, np=types.SimpleNamespace(get_printoptions=dict, set_printoptions=lambda **options: None))
+# The same without NumPy's print options and without a record of the line, and what is printed alike without them.
+_log_scalars = rebound(_log_tensors, np=types.SimpleNamespace(get_printoptions=dict, set_printoptions=lambda **options: None),
+                       logging=_log_line)
 _SCALARS = frozenset([*(np.dtype(code).type for code in "?bhilqBHILQefd"), bytes])
 _LOGS_SCALARS = known_tensorflow.is_known(_StockLogging)
 

@@ -1,0 +1,3 @@
+from typing import Any
+
+def info(msg: Any, *args: Any) -> None: ...
