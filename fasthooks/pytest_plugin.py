@@ -17,7 +17,7 @@ from fasthooks.arguments import as_float
 if TYPE_CHECKING:
     from fasthooks.hook_cost import HookCost, HookCostFixture
 
-_COSTS = pytest.StashKey[dict[str, "HookCost"]]()  # id of a test -> what it measured
+_COSTS = pytest.StashKey[dict[str, tuple["HookCost", float | None]]]()  # id of a test -> what it measured, its max_us
 
 
 class _Clock:
@@ -89,7 +89,7 @@ else:
             try:
                 with engine.Measurement(make_hook, model=model, beside=beside, steps=steps, session=session,
                                         scheduling=scheduling) as measurement:
-                    cost = _measure(request, _hook_cost_clock, benchmark, measurement)
+                    cost = _measure(request, _hook_cost_clock, benchmark, measurement, max_us)
             except engine.StoppedError as error:
                 pytest.fail(str(error), pytrace=False)
             if max_us is not None and cost.low_us > max_us:
@@ -100,7 +100,7 @@ else:
         return measure
 
 
-def _measure(request, clock, benchmark, measurement):
+def _measure(request, clock, benchmark, measurement, max_us):
     import tensorflow
 
     import fasthooks
@@ -125,7 +125,7 @@ def _measure(request, clock, benchmark, measurement):
             measurement.run_round()
         cost = measurement.cost()
         benchmark(measurement.run_round)
-    request.config.stash.setdefault(_COSTS, {})[request.node.nodeid] = cost
+    request.config.stash.setdefault(_COSTS, {})[request.node.nodeid] = cost, max_us
     return cost
 
 
@@ -145,7 +145,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("hook cost, added µs per step")
         width = max(map(len, costs))
         terminalreporter.write_line(f"{'':{width}}   median      95 % interval       with    without   noise")
-        for test, cost in costs.items():
+        for test, (cost, max_us) in costs.items():
             interval = f"{cost.low_us:.2f} .. {cost.high_us:.2f}"
+            undecided = ""
+            if max_us is not None and cost.low_us <= max_us < cost.high_us:
+                undecided = f"   not decided: max_us is {max_us:g}"
             terminalreporter.write_line(f"{test:{width}} {cost.added_us:8.2f} {interval:>18} {cost.with_us:10.2f} "
-                                        f"{cost.without_us:10.2f} {cost.noise_us:7.2f}")
+                                        f"{cost.without_us:10.2f} {cost.noise_us:7.2f}{undecided}")

@@ -575,6 +575,19 @@ def test_max_us(suite):
     assert len([line for line in result.outlines if line.startswith("test_max_us.py::test_") and " .. " in line]) == 2
 
 
+def test_a_max_us_within_the_interval_is_told(suite):
+    result = suite("""
+        @pytest.mark.parametrize(("low", "high"), [(1.0, 9.0), (5.0, 9.0), (1.0, 5.0)])
+        def test_wide(hook_cost, monkeypatch, low, high):
+            monkeypatch.setattr("fasthooks.hook_cost._interval_of_median", lambda values: (low, high))
+            hook_cost(LossHook, steps=5, max_us=5)
+            monkeypatch.undo()
+    """)
+    result.assert_outcomes(passed=3)
+    told = [line.endswith("   not decided: max_us is 5") for line in result.outlines if " .. " in line]
+    assert told == [True, True, False]
+
+
 @pytest.mark.parametrize("max_us", ["True", "'5'", "float('nan')"])
 def test_a_max_us_that_is_no_number(suite, max_us):
     result = suite(f"""
