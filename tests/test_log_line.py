@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+import types
 from unittest import mock
 
 import numpy as np
@@ -101,44 +102,84 @@ def test_terminator_and_name_of_the_level(handler):
     try:
         logging.addLevelName(logging.INFO, "note")
         assert both(handler, "steps") == ("note:tensorflow:steps\r\n", True)
+        logging.addLevelName(logging.INFO, None)
+        assert both(handler, "steps") == ("Level 20:tensorflow:steps\r\n", False)
     finally:
         logging.addLevelName(logging.INFO, "INFO")
 
 
-def test_all_handlers_up_to_the_root(logger, handler):
-    streams = [handler.stream, *(Stream() for _ in range(3))]
-    logger.handlers += [handler_of(streams[1], "1 %(message)s"), handler_of(streams[2], "2 %(message)s")]
-    logger.handlers[2].setLevel(logging.WARNING)
-    logger.parent.addHandler(handler_of(streams[3], "3 %(message)s"))
+def test_a_handler_of_a_parent(logger):
+    stream = Stream()
+    logger.parent.addHandler(handler_of(stream))
+    logger.addHandler(handler_of(Stream()))
+    logger.handlers[0].setLevel(logging.WARNING)
     _log_line.info("steps")
     with mock.patch.object(logger, "propagate", False):
-        _log_line.info("steps")
-    assert [stream.getvalue() for stream in streams] == ["INFO:tensorflow:steps\n" * 2, "1 steps\n" * 2, "", "3 steps\n"]
-    assert [stream.directly for stream in streams] == [[True] * 2, [True] * 2, [], [True]]
+        _log_line.info("to nobody")
+    assert (stream.getvalue(), stream.directly) == ("INFO:tensorflow:steps\n", [True])
 
 
-def test_a_handler_that_does_more_has_all_lines_made_by_logging(logger, handler):
-    seen = []
-    other = logging.Handler()
-    other.emit = seen.append
-    logger.addHandler(other)
+@pytest.mark.parametrize("where", ["beside", "above"])
+def test_of_several_handlers_each_may_change_the_others(logger, handler, where):
+    class Changing(Stream):
+        def after(self, call):
+            others.setLevel(logging.WARNING)
+
+    others = handler_of(Stream())
+    (logger if where == "beside" else logger.parent).addHandler(others)
     assert both(handler, "steps") == ("INFO:tensorflow:steps\n", False)
-    assert len(seen) == 2
+    assert others.stream.getvalue() == "INFO:tensorflow:steps\n" * 2
+    handler.stream = Changing()
+    _log_line.info("steps")
+    assert others.stream.getvalue() == "INFO:tensorflow:steps\n" * 2
 
 
-def test_files(logger, tmp_path):
-    handlers = [logging.FileHandler(tmp_path / "now"), logging.FileHandler(tmp_path / "later", delay=True)]
-    logger.handlers += handlers
+def test_a_handler_that_does_more_has_its_lines_made_by_logging(logger, handler):
+    seen = []
+    logger.handlers[0] = other = logging.Handler()
+    other.emit = seen.append
+    _log_line.info("%s", "steps")
+    assert [record.args for record in seen] == [("steps",)]
+
+
+@pytest.mark.parametrize("delay", [False, True])
+def test_files(logger, tmp_path, delay):
+    handler = logging.FileHandler(tmp_path / "log", delay=delay)
+    logger.addHandler(handler)
     for text in ("first", "second"):
         _log_line.info(text)
-    for handler in handlers:
+    handler.close()
+    assert (tmp_path / "log").read_text() == "first\nsecond\n"
+    _log_line.info("third")  # opens a closed file of mode "a" again, as logging does
+    handler.close()
+    assert (tmp_path / "log").read_text() == "first\nsecond\nthird\n"
+
+
+def test_a_file_that_is_closed_while_a_line_waits_for_it(logger, tmp_path):
+    handler = logging.FileHandler(tmp_path / "log")
+    logger.addHandler(handler)
+    with handler.lock:
+        waiting = threading.Thread(target=_log_line.info, args=("second",))
+        waiting.start()
+        time.sleep(0.2)
+        _log_line.info("first")
         handler.close()
-    for name in ("now", "later"):
-        assert (tmp_path / name).read_text() == "first\nsecond\n"
-    _log_line.info("third")  # opens closed files of mode "a" again, as logging does
-    for handler in handlers:
-        handler.close()
-    assert (tmp_path / "now").read_text() == "first\nsecond\nthird\n"
+    waiting.join()
+    handler.close()
+    assert (tmp_path / "log").read_text() == "first\nsecond\n"
+
+
+def test_a_file_whose_stream_is_false_is_not_written(logger, tmp_path):
+    class Empty(Stream):
+        def __len__(self):
+            return 0
+
+    handler = logging.FileHandler(tmp_path / "log", delay=True)
+    logger.addHandler(handler)
+    for info in (tf_logging.info, _log_line.info):
+        handler.stream = Empty()
+        info("steps")
+        assert (handler.stream.directly, handler.stream.flushed) == ([], 0)
 
 
 @pytest.mark.parametrize("closed_by", ["level", "disable", "disabled", "handler"])
@@ -168,12 +209,12 @@ def test_without_handlers(logger):
 CLASSES = {
     logging.Logger: ("info", "isEnabledFor", "_log", "makeRecord", "handle", "filter", "callHandlers"),
     logging.LogRecord: ("__init__", "getMessage"),
-    logging.StreamHandler: ("handle", "filter", "acquire", "release", "emit", "format", "flush"),
+    logging.StreamHandler: ("handle", "filter", "acquire", "release", "emit", "format", "flush", "handleError"),
     logging.Formatter: ("format", "usesTime", "formatMessage"),
     logging.PercentStyle: ("format", "usesTime", "_format"),
 }
 # Python 3.13 takes the lock itself.
-NOT_ALWAYS_CALLED = ("acquire", "release")
+NOT_ALWAYS_CALLED = ("acquire", "release", "handleError")
 
 
 def noting(calls, function):
@@ -207,6 +248,19 @@ def test_methods_that_are_replaced_on_the_class_of_files_are_called(logger, tmp_
     logger.handlers[0].close()
 
 
+@pytest.mark.parametrize("name", ["emit", "flush"])
+def test_what_files_have_from_streams_may_be_replaced_there(logger, tmp_path, name):
+    calls = []
+    logger.addHandler(logging.FileHandler(tmp_path / "log"))
+    with mock.patch.object(logging.StreamHandler, name, noting(calls, getattr(logging.StreamHandler, name))):
+        _log_line.info("steps")
+    with mock.patch.object(logging, "StreamHandler", mock.Mock(wraps=logging.StreamHandler)) as replaced:
+        _log_line.info("steps")
+    logger.handlers[0].close()
+    assert len(calls) == 1 and len(replaced.mock_calls) == 1
+    assert (tmp_path / "log").read_text() == "steps\nsteps\n"
+
+
 @pytest.mark.parametrize(("whose", "name"), [
     *(("logger", name) for name in CLASSES[logging.Logger]), ("logger", "findCaller"),
     *(("handler", name) for name in CLASSES[logging.StreamHandler]),
@@ -238,6 +292,9 @@ def test_a_clock_of_loggings_own_is_read(handler):
     with mock.patch.object(logging, "time", clock):
         assert not both(handler, "steps")[1]
     assert len(clock.mock_calls) in (2, 4)
+    with mock.patch.object(logging, "time", types.SimpleNamespace(**{  # has not all
+            name: getattr(time, name) for name in ("time", "time_ns")[sys.version_info >= (3, 13):][:1]})):
+        assert both(handler, "steps") == ("INFO:tensorflow:steps\n", False)
 
 
 def test_tensorflows_function_that_is_replaced_is_called(handler):
@@ -283,6 +340,24 @@ def test_formats_with_more_of_the_record(handler, format):
     assert re.fullmatch(r"\d+( steps)?|%s|\('steps',\)", text[:-1]) and not directly
 
 
+@pytest.mark.parametrize("format", ["%s", "%r", "%s | %(message)s"])
+def test_formats_that_show_the_whole_record(handler, format):
+    handler.setFormatter(logging.Formatter(format, validate=False))
+    texts = []
+    for info in (tf_logging.info, _log_line.info):
+        handler.stream = Stream()
+        info("steps")
+        texts.append(re.sub(r"\d+\.?\d*", "N", handler.stream.getvalue()))
+    assert texts[0] == texts[1] and "'levelno': N" in texts[1]
+
+
+def test_a_format_that_looks_as_if_it_used_the_time(handler):
+    handler.setFormatter(logging.Formatter("%%(asctime)s %(message)s"))
+    with mock.patch.object(handler.formatter, "formatTime") as formats:
+        assert both(handler, "steps") == ("%(asctime)s steps\n", False)
+    assert len(formats.mock_calls) == 2
+
+
 def test_handlers_formatters_and_styles_of_others(logger, handler):
     handler.setFormatter(OwnFormatter(FORMAT))
     assert both(handler, "steps") == ("20 INFO:tensorflow:steps\n", False)
@@ -290,6 +365,8 @@ def test_handlers_formatters_and_styles_of_others(logger, handler):
     assert both(handler, "steps") == ("INFO steps\n", False)
     handler.setFormatter(logging.Formatter("%(message)s %(more)s", defaults={"more": 1}))
     assert both(handler, "steps") == ("steps 1\n", False)
+    handler.formatter._style._defaults = [("more", 1)]  # which logging cannot use
+    assert both(handler, "steps") == ("", False)
     handler.setFormatter(logging.Formatter(OwnFormat(FORMAT)))
     assert both(handler, "steps") == ("steps True\n", False)
     handler.setFormatter(logging.Formatter(FORMAT))
@@ -345,39 +422,36 @@ class Failing(Stream):
             raise self.error
 
 
-def record_of(hook, handler):
-    records = []
-    with mock.patch.object(handler, "handleError", lambda record: records.append((vars(record), sys.exc_info()[1]))):
-        hook._log_tensors({"loss": np.float32(1)})
-    (fields, error), = records
-    timed = {"created", "msecs", "relativeCreated", "message"}
-    return {name: value for name, value in fields.items() if name not in timed}, error
-
-
 @pytest.mark.parametrize("when", ["write", "flush"])
-def test_handlers_are_told_of_errors_as_by_logging(handler, when):
-    error = OSError("full")
-    streams, told = [], []
+def test_an_error_is_told_as_by_logging(handler, capsys, when):
+    """Message, arguments and the calls that led to the line; what is above them are logging's own frames."""
+    printed = []
     for api in (v1.train, fasthooks):
         hook = api.LoggingTensorHook({"loss": "loss:0"}, every_n_iter=1)
         hook._timer.reset()
         hook._tag_order = ["loss"]
         hook._iter_count = 0
-        handler.stream = Failing(error, when)
-        streams.append(handler.stream)
-        told.append(record_of(hook, handler))
-    assert told[0] == told[1] and told[1][1] is error
-    assert [stream.getvalue() for stream in streams] == ["INFO:tensorflow:loss = 1.0\n"] * 2
-    assert [stream.directly for stream in streams] == [[False], [True]]
+        handler.stream = Failing(OSError("full"), when)
+        with mock.patch.object(logging, "raiseExceptions", True):
+            hook._log_tensors({"loss": np.float32(1)})
+        assert handler.stream.getvalue() == "INFO:tensorflow:loss = 1.0\n"
+        assert handler.stream.directly == [api is fasthooks]
+        error = capsys.readouterr().err
+        assert error.startswith("--- Logging error ---\nTraceback (most recent call last):\n")
+        assert "OSError: full\nCall stack:\n" in error
+        printed.append(error.partition("Call stack:\n")[2])
+    if sys.version_info >= (3, 11):  # before, an exception that is being handled keeps its traceback
+        for text in printed:
+            assert "in test_an_error_is_told_as_by_logging\n" in text and "in _log_tensors\n" in text
+    assert printed[0].splitlines()[-2:] == printed[1].splitlines()[-2:] == ["Message: '%s'", "Arguments: ('loss = 1.0',)"]
 
 
-def test_an_error_is_printed_and_the_step_goes_on(handler, capsys):
-    with mock.patch.object(logging, "raiseExceptions", True):
-        handler.stream = Failing(OSError("full"), "flush")
+def test_a_handlers_own_way_with_errors_has_the_record(handler):
+    seen = []
+    with mock.patch.object(logging.Handler, "handleError", lambda handler, record: seen.append(record.message)):
+        handler.stream = Failing(OSError("full"), "write")
         _log_line.info("%s", "steps")
-    printed = capsys.readouterr().err
-    assert "--- Logging error ---" in printed and "OSError: full" in printed
-    assert "Message: '%s'\nArguments: ('steps',)" in printed
+    assert seen == ["steps"]
 
 
 def is_free(lock):
@@ -401,6 +475,13 @@ def test_what_logging_lets_through_leaves_the_handler_free(handler, error):
             info("steps")
         assert raised.value is error
     assert is_free(handler.lock)
+
+
+def test_locks_of_others(handler):
+    lock = mock.MagicMock(wraps=handler.lock)
+    with mock.patch.object(handler, "lock", lock):
+        assert not both(handler, "steps")[1]
+    assert len(lock.mock_calls) % 2 == 0
 
 
 def test_the_handler_is_locked_while_a_line_is_written(handler):
