@@ -11,6 +11,7 @@ import time
 import types
 from unittest import mock
 
+import apart
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -365,6 +366,7 @@ def test_handlers_formatters_and_styles_of_others(logger, handler):
     assert both(handler, "steps") == ("INFO steps\n", False)
     handler.setFormatter(logging.Formatter("%(message)s %(more)s", defaults={"more": 1}))
     assert both(handler, "steps") == ("steps 1\n", False)
+    handler.setFormatter(logging.Formatter(FORMAT))
     handler.formatter._style._defaults = [("more", 1)]  # which logging cannot use
     assert both(handler, "steps") == ("", False)
     handler.setFormatter(logging.Formatter(OwnFormat(FORMAT)))
@@ -374,6 +376,27 @@ def test_handlers_formatters_and_styles_of_others(logger, handler):
     assert both(handler, "steps") == ("INFO:tensorflow:steps\n", False)
     logger.handlers[0] = own = OwnHandler(Stream())
     assert both(own, "steps") == ("steps\n", False)
+
+
+def test_a_logging_that_drops_what_is_logged_while_a_line_is_written():
+    """That of Python 3.13.4: its loggers have `_tls`, and it is not ours to set."""
+    done = apart.run("""if True:
+        import logging, sys
+        logging.Logger._tls = None
+        import tensorflow as tf
+        from fasthooks.hooks import _log_line
+
+        class Stream:
+            def write(self, text):
+                print(sys._getframe(1).f_code.co_filename == logging.__file__, text, end="")
+
+        logger = tf.get_logger()
+        logger.handlers = [logging.StreamHandler(Stream())]
+        logger.setLevel(logging.INFO)
+        for _ in range(2):
+            _log_line.info("steps")
+        """, timeout=60)
+    assert done.stdout == "True steps\n" * 2, done.stderr
 
 
 def test_loggers_of_others(handler):
