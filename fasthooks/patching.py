@@ -3,9 +3,10 @@
 `_HookedSession.run` is replaced: every monitored session, every estimator and every hooked session that a framework
 builds by itself runs its steps through it. It is replaced on the class, so names that were imported before and sessions
 that exist already take part. What it does is the dispatcher's, as in our own sessions; see `session.py`.
-`_WrappedSession.close` is replaced beside it, to drop the plans: a closed session may be held for long.
+`_WrappedSession.close` is replaced beside it, to drop the plans: a closed session may be held for long. And so is
+`_MonitoredSession.should_stop`, which each turn of a training's loop asks: down the links it takes a tenth of the step.
 
-Both are in place while `patch` is in force, for all sessions, and from the first use of a hook of ours on, for sessions whose
+All are in place while `patch` is in force, for all sessions, and from the first use of a hook of ours on, for sessions whose
 hooks list holds one. Other sessions pass through them to TensorFlow's own. `patch(sessions=True)` replaces the constructors of
 plain sessions too.
 """
@@ -98,6 +99,10 @@ def run(self: Any, fetches: Any, feed_dict: Any = None, options: Any = None, run
     return _run.original(self, fetches, feed_dict, options, run_metadata)
 
 
+def should_stop(self: Any) -> bool:
+    return _chain.should_stop(self, _should_stop.original)
+
+
 def close(self: Any) -> Any:
     try:
         return _close.original(self)
@@ -132,7 +137,8 @@ def _opening():
 
 _run = Replacement(monitored_session._HookedSession, run)
 _close = Replacement(monitored_session._WrappedSession, close)
-_STEP = (_run, _close)
+_should_stop = Replacement(monitored_session._MonitoredSession, should_stop)
+_STEP = (_run, _close, _should_stop)
 _CONSTRUCTORS = tuple(_constructor(cls) for cls in plain_session.CLASSES)
 _OPENING = (_opening(),)
 

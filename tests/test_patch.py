@@ -21,9 +21,11 @@ v1 = tf.compat.v1
 HookedSession = monitored_session._HookedSession
 NAME = "tensorflow.python.training.monitored_session._HookedSession.run"
 CLOSE_NAME = "tensorflow.python.training.monitored_session._WrappedSession.close"
+ASKING_NAME = "tensorflow.python.training.monitored_session._MonitoredSession.should_stop"
 WrappedSession = monitored_session._WrappedSession
 STOCK_RUN = vars(HookedSession)["run"]
 STOCK_CLOSE = vars(WrappedSession)["close"]
+STOCK_ASKING = vars(monitored_session._MonitoredSession)["should_stop"]
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,7 @@ def _put_back():
     yield
     fasthooks.unpatch()
     HookedSession.run, WrappedSession.close = STOCK_RUN, STOCK_CLOSE
+    monitored_session._MonitoredSession.should_stop = STOCK_ASKING
     for replacement in (*patching._STEP, *patching._CONSTRUCTORS, *patching._OPENING):
         replacement.installed = False
     # A version that a test made up was judged for that test alone.
@@ -68,7 +71,7 @@ def test_what_is_replaced_is_told_and_restored():
         f"{cls.__module__}.{cls.__qualname__}.{name}": old[name]
         for cls, old in zip(classes, before) for name, value in vars(cls).items() if old.get(name) is not value
     }
-    assert changed == {NAME: STOCK_RUN, CLOSE_NAME: STOCK_CLOSE}
+    assert changed == {NAME: STOCK_RUN, CLOSE_NAME: STOCK_CLOSE, ASKING_NAME: STOCK_ASKING}
     assert fasthooks.patched() == {name: (original, "fasthooks.patch()") for name, original in changed.items()}
     fasthooks.unpatch()
     assert [dict(vars(cls)) for cls in classes] == before and fasthooks.patched() == {}

@@ -8,8 +8,9 @@ cdef class StepRunner:
     cdef readonly str scheduling
     cdef HookDispatcher dispatcher      # for all hooks, as it was last asked for; None: not yet
     cdef dict subsets               # ids of the hooks in a `run(hooks=...)` -> their dispatcher, which holds them
-    # Of a session of TensorFlow's own: version of its `__dict__` when no method was last seen to be set in it.
-    cdef unsigned long long version
+    # Of a session of TensorFlow's own and of what is above it: versions of their `__dict__`s when no method was last seen to
+    # be set in them.
+    cdef unsigned long long version, recoverable_version, coordinated_version, coordinator_version
     cdef HookDispatcher dispatcher_for(self, object raw, object hooks)
     cdef HookDispatcher dispatcher_of_some(self, PreparedRuns runs, list chosen)
     cdef int drop(self) except -1

@@ -242,7 +242,6 @@ cdef HookDispatcher attached_dispatcher(object session):
     # The dispatcher of a hooked session of TensorFlow's own; None: something of it is not TensorFlow's.
     cdef dict fields
     cdef StepRunner steps
-    cdef unsigned long long version
     if type(session) is not _HookedSession or not _helpers_guard.intact() or not _wrapped_guard.intact():
         return None
     fields = session.__dict__
@@ -252,13 +251,18 @@ cdef HookDispatcher attached_dispatcher(object session):
     else:
         steps = fields[_STEPS] = StepRunner()
         savers.warn_of_two(session._hooks)
-    version = dict_version(<PyObject*>fields)
-    if version != steps.version or version == 0:
+    return steps.dispatcher_for(session._sess, session._hooks) if _is_untouched(fields, &steps.version) else None
+
+
+cdef bint _is_untouched(dict fields, unsigned long long* known) except -1:
+    # Whether no method that a step goes round stands in the `__dict__` of a link. `known`: its version when none did.
+    cdef unsigned long long version = dict_version(<PyObject*>fields)
+    if not is_version(known[0], version):
         version = new_dict_version(<PyObject*>fields)
         if _sets_method(fields):
-            return None
-        steps.version = version
-    return steps.dispatcher_for(session._sess, session._hooks)
+            return False
+        known[0] = version
+    return True
 
 
 def detach(session):
@@ -302,6 +306,48 @@ def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
         return original(session, fetches, feed_dict, options, run_metadata)
     check_may_run(session)
     return dispatcher.step(session, fetches, feed_dict, protos_for(options, run_metadata), original)
+
+
+def should_stop(session, original):
+    """Does what `_MonitoredSession.should_stop` does, in its place; see `patching.py`.
+
+    Args:
+      session: The monitored session.
+      original: What to call where a link of the chain is not as TensorFlow made it, or may say anything but no.
+    """
+    return False if _goes_on(session) else original(session)
+
+
+cdef bint _goes_on(object session) except -1:
+    # Whether all links are TensorFlow's own, the steps are run here, and nothing asks for a stop or has failed.
+    cdef dict recoverable, coordinated, coordinator, hooked, event
+    cdef StepRunner steps
+    if not (_coordinated_guard.intact() and _coordinator_guard.intact() and _event_guard.intact() and _helpers_guard.intact()
+            and _wrapped_guard.intact()):
+        return False
+    link, recoverable = getattr(session, "_sess", None), None
+    if type(link) is _RecoverableSession and _recoverable_guard.intact():
+        recoverable = link.__dict__
+        link = recoverable.get("_sess")
+    if type(link) is not _CoordinatedSession:
+        return False
+    coordinated = link.__dict__
+    coord, link = coordinated.get("_coord"), coordinated.get("_sess")
+    if type(coord) is not _Coordinator or type(link) is not _HookedSession:
+        return False
+    coordinator, hooked = coord.__dict__, link.__dict__
+    found, flag = hooked.get(_STEPS), coordinator.get("_stop_event")
+    if type(found) is not StepRunner or type(flag) is not _Event:
+        return False
+    steps = <StepRunner>found
+    event = flag.__dict__
+    return ((recoverable is None or _is_untouched(recoverable, &steps.recoverable_version))
+            and _is_untouched(coordinated, &steps.coordinated_version)
+            and _is_untouched(coordinator, &steps.coordinator_version) and _is_untouched(hooked, &steps.version)
+            and PyDict_GetItemWithError(hooked, "_should_stop") is Py_False and hooked.get("_sess") is not None
+            and PyDict_GetItemWithError(hooked, "_wrapped_is_stoppable") is Py_False    # else the raw session is asked too
+            and PyDict_GetItemWithError(coordinator, "_exc_info_to_raise") is <PyObject*>None
+            and PyDict_GetItemWithError(event, "_flag") is Py_False and PyDict_GetItemWithError(event, "is_set") is NULL)
 
 
 cdef class Chain:

@@ -1,0 +1,221 @@
+"""`should_stop` of TensorFlow's sessions whose steps are compiled: no link is asked in vain, and each that has a say is heard."""
+
+import contextlib
+import sys
+import threading
+from unittest import mock
+
+import pytest
+import tensorflow as tf
+from helpers import v1
+from tensorflow.python.training import coordinator as coordinator_lib
+from tensorflow.python.training import monitored_session
+
+import fasthooks
+
+MonitoredSession = monitored_session._MonitoredSession
+FILES = (monitored_session.__file__, coordinator_lib.__file__, threading.__file__)
+
+
+@contextlib.contextmanager
+def opened(way, make=v1.train.MonitoredSession, **options):
+    """A session after two steps, and what it runs."""
+    hook = (fasthooks if way == "adopted" else v1.train).StopAtStepHook(last_step=10)
+    with fasthooks.patch() if way == "patched" else contextlib.nullcontext(), tf.Graph().as_default():
+        op = v1.assign_add(v1.train.get_or_create_global_step(), 1)
+        with make(hooks=[hook], **options) as session:
+            for _ in range(2):
+                session.run(op)
+            yield session, op
+
+
+def asked(session):
+    """What the session answers, and which functions of TensorFlow's were called for that; TensorFlow's own answers the same."""
+    calls = []
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename in FILES:
+            calls.append(frame.f_code.co_name)
+
+    sys.setprofile(note)
+    try:
+        answer = session.should_stop()
+    finally:
+        sys.setprofile(None)
+    asking = MonitoredSession.should_stop
+    assert answer == getattr(asking, "__wrapped__", asking)(session)
+    return answer, calls
+
+
+def links(session):
+    """Recoverable (or coordinated), coordinated and hooked session."""
+    outer = session._sess
+    coordinated = outer if type(outer) is monitored_session._CoordinatedSession else outer._sess
+    return outer, coordinated, coordinated._sess
+
+
+@pytest.mark.parametrize("way", ["patched", "adopted"])
+@pytest.mark.parametrize("make", ["MonitoredSession", "SingularMonitoredSession", "MonitoredTrainingSession"])
+def test_a_training(way, make):
+    with opened(way, getattr(v1.train, make)) as (session, op):
+        steps = 2
+        while not session.should_stop():
+            assert asked(session) == (False, [])
+            session.run(op)
+            steps += 1
+        assert steps == 10
+        answer, calls = asked(session)
+        assert answer and "is_set" in calls
+    assert asked(session)[0]
+
+
+def test_other_sessions_are_asked_as_ever():
+    with opened("adopted"), opened("neither") as (session, _):
+        answer, calls = asked(session)
+        assert not answer and calls[-1] == "_check_stop"
+
+
+def test_before_the_first_step_links_are_asked():
+    with fasthooks.patch(), tf.Graph().as_default():
+        op = v1.assign_add(v1.train.get_or_create_global_step(), 1)
+        with v1.train.MonitoredSession() as session:
+            assert asked(session)[1]
+            session.run(op)
+            assert asked(session) == (False, [])
+
+
+@pytest.fixture(params=["patched", "adopted"])
+def session(request):
+    with opened(request.param) as (session, _):
+        assert asked(session) == (False, [])
+        yield session
+
+
+def test_who_asks_for_a_stop_is_heard(session):
+    _, coordinated, hooked = links(session)
+    with mock.patch.object(hooked, "_should_stop", True):
+        assert asked(session)[0]
+    with mock.patch.object(hooked, "_should_stop", 0):
+        assert asked(session)[1]
+    with mock.patch.object(hooked, "_sess", None):
+        assert asked(session)[0]
+    with mock.patch.object(session, "_sess", None):
+        assert asked(session)[0]
+    coordinated._coord.request_stop()
+    assert asked(session)[0]
+    coordinated._coord.clear_stop()
+    assert not asked(session)[0]
+
+
+@pytest.mark.parametrize("make", ["MonitoredSession", "SingularMonitoredSession"])
+def test_a_failed_thread_is_heard(make):
+    with opened("patched", getattr(v1.train, make)) as (session, _):
+        coordinator = links(session)[1]._coord
+        try:
+            raise ValueError("of a thread")
+        except ValueError:
+            coordinator.request_stop(sys.exc_info())
+        with mock.patch.object(coordinator, "_stop_event", threading.Event()):
+            if make == "MonitoredSession":
+                assert asked(session)[0]
+            else:
+                with pytest.raises(ValueError, match="of a thread"):
+                    session.should_stop()
+        coordinator.clear_stop()
+
+
+@pytest.mark.parametrize("link", range(3))
+@pytest.mark.parametrize("name", ["should_stop", "_check_stop"])
+def test_methods_set_on_links_are_called(session, link, name):
+    owner = links(session)[link]
+    if (link, name) == (1, "should_stop"):
+        return  # the recoverable link asks for `_check_stop` first, and then for this one
+    with mock.patch.object(owner, name, return_value=True):
+        assert asked(session)[0]
+    assert not asked(session)[0]
+
+
+@pytest.mark.parametrize(("owner", "name"), [
+    (monitored_session._RecoverableSession, "_check_stop"), (monitored_session._CoordinatedSession, "_check_stop"),
+    (monitored_session._HookedSession, "_check_stop"), (monitored_session._WrappedSession, "should_stop"),
+    (coordinator_lib.Coordinator, "should_stop"), (coordinator_lib.Coordinator, "raise_requested_exception"),
+    (threading.Event, "is_set")], ids=lambda value: getattr(value, "__name__", value))
+def test_methods_replaced_on_classes_are_called(session, owner, name):
+    with mock.patch.object(owner, name, autospec=True, return_value=name != "raise_requested_exception") as replaced:
+        assert session.should_stop() == (name != "raise_requested_exception")
+    assert replaced.mock_calls
+    assert not asked(session)[0]
+
+
+def test_methods_set_on_the_coordinator_and_its_flag_are_called(session):
+    coordinator = links(session)[1]._coord
+    for owner, name in ((coordinator, "should_stop"), (coordinator._stop_event, "is_set")):
+        with mock.patch.object(owner, name, return_value=True):
+            assert asked(session)[0]
+    with mock.patch.object(coordinator, "raise_requested_exception", side_effect=KeyError):
+        assert asked(session)[0]
+    assert not asked(session)[0]
+
+
+def test_links_and_coordinators_of_others_are_asked(session):
+    outer, coordinated, hooked = links(session)
+
+    class Coordinator(coordinator_lib.Coordinator):
+        def should_stop(self):
+            return True
+
+    class Flag(threading.Event):
+        def is_set(self):
+            return True
+
+    def like(obj, name):
+        made = type(obj).__new__(type(name, (type(obj),), {"_check_stop": lambda self: True}))
+        vars(made).update(vars(obj))
+        return made
+
+    for owner, name, other in (
+            (coordinated, "_coord", Coordinator()), (coordinated._coord, "_stop_event", Flag()),
+            (session, "_sess", like(outer, "Outer")), (outer, "_sess", like(coordinated, "Coordinated"))):
+        with mock.patch.object(owner, name, other):
+            assert asked(session)[0]
+    with mock.patch.object(coordinated, "_sess", like(hooked, "Hooked")):
+        assert asked(session)[1]
+    assert not asked(session)[0]
+
+
+def test_a_raw_session_that_can_stop_is_asked(session):
+    hooked = links(session)[2]
+    stops = mock.Mock()
+    stops.should_stop.return_value = True
+    with mock.patch.object(hooked, "_wrapped_is_stoppable", True), mock.patch.object(hooked, "_sess", stops):
+        assert session.should_stop()
+    stops.should_stop.assert_called_once_with()
+
+
+def test_a_recovered_session_goes_on():
+    class Failing(v1.train.SessionRunHook):
+        fails = True
+
+        def after_run(self, run_context, run_values):
+            if self.fails:
+                self.fails = False
+                raise tf.errors.AbortedError(None, None, "once")
+
+    with fasthooks.patch(), tf.Graph().as_default():
+        op = v1.assign_add(v1.train.get_or_create_global_step(), 1)
+        with v1.train.MonitoredSession(hooks=[Failing(), v1.train.StopAtStepHook(num_steps=4)]) as session:
+            made = []
+            while not session.should_stop():
+                made.append(session.run(op))
+            assert made == [1, 2, 3, 4]
+
+
+def test_a_replaced_method_stays_and_ours_passes_on():
+    with mock.patch.object(MonitoredSession, "should_stop", return_value="theirs"):
+        with opened("patched") as (session, _):
+            assert session.should_stop() == "theirs"
+    with opened("patched") as (session, _):
+        ours = MonitoredSession.should_stop
+        with mock.patch.object(MonitoredSession, "should_stop", lambda self: ours(self)):
+            fasthooks.unpatch()
+            assert not session.should_stop()
