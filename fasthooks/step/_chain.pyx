@@ -322,8 +322,7 @@ cdef bint _goes_on(object session) except -1:
     # Whether all links are TensorFlow's own, the steps are run here, and nothing asks for a stop or has failed.
     cdef dict recoverable, coordinated, coordinator, hooked, event
     cdef StepRunner steps
-    if not (_coordinated_guard.intact() and _coordinator_guard.intact() and _event_guard.intact() and _helpers_guard.intact()
-            and _wrapped_guard.intact()):
+    if not (_coordinated_guard.intact() and _coordinator_guard.intact() and _event_guard.intact() and _helpers_guard.intact()):
         return False
     link, recoverable = getattr(session, "_sess", None), None
     if type(link) is _RecoverableSession and _recoverable_guard.intact():
