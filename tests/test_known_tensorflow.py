@@ -249,6 +249,23 @@ def test_a_changed_log_function(tmp_path):
     assert done.stdout.splitlines() == ["['info'] ['STEPS', 'STEPS']"], done.stderr[-4000:]
 
 
+def test_a_changed_should_stop(tmp_path):
+    """It is asked, under `patch` too."""
+    line = "return self._sess is None or self._sess.should_stop()"
+    other = "return not (self._sess and self._sess.should_stop())"
+    done = run_apart("""if True:
+        import fasthooks
+        import tensorflow.compat.v1 as v1
+
+        v1.disable_eager_execution()
+        with fasthooks.patch():
+            op = v1.assign_add(v1.train.get_or_create_global_step(), 1)
+            with v1.train.MonitoredSession() as session:
+                print([(int(session.run(op)), session.should_stop()) for _ in range(4)])
+        """, copy_of_tensorflow(tmp_path, [(MONITORED, line, other)]))
+    assert done.stdout.splitlines() == ["[(1, True), (2, True), (3, True), (4, True)]"], done.stderr[-4000:]
+
+
 @pytest.mark.parametrize("names", PLANTED, ids=lambda names: names[0])
 def test_a_changed_line(names, tmp_path, unchanged):
     found = compared(tmp_path, tuple(CHANGES[name] for name in names))

@@ -97,8 +97,9 @@ def test_who_asks_for_a_stop_is_heard(session):
         assert asked(session)[0]
     with mock.patch.object(hooked, "_should_stop", 0):
         assert asked(session)[1]
-    with mock.patch.object(hooked, "_sess", None):
-        assert asked(session)[0]
+    for nothing in (None, ()):
+        with mock.patch.object(hooked, "_sess", nothing):
+            assert asked(session)[0]
     with mock.patch.object(session, "_sess", None):
         assert asked(session)[0]
     coordinated._coord.request_stop()
@@ -122,6 +123,50 @@ def test_a_failed_thread_is_heard(make):
                 with pytest.raises(ValueError, match="of a thread"):
                     session.should_stop()
         coordinator.clear_stop()
+
+
+@pytest.mark.parametrize("way", ["patched", "adopted", "ours"])
+def test_a_thread_that_is_telling_of_its_failure_is_waited_for(way):
+    told, goes_on = threading.Event(), threading.Event()
+
+    class Slow(Exception):
+        def __str__(self):
+            told.set()
+            goes_on.wait(10)
+            return "slow"
+
+    def fail():
+        try:
+            raise Slow
+        except Slow as error:
+            coordinator.request_stop(error)
+
+    with opened(way, (fasthooks if way == "ours" else v1.train).MonitoredSession) as (session, _):
+        coordinator = links(session)[1]._coord
+        failing = threading.Thread(target=fail)
+        failing.start()
+        assert told.wait(10)
+        timer = threading.Timer(0.2, goes_on.set)
+        timer.start()
+        assert session.should_stop() and goes_on.is_set()
+        failing.join()
+        timer.join()
+        coordinator.clear_stop()
+
+
+def test_attributes_of_another_kind_are_left_to_tensorflow(session):
+    class Fields(dict):
+        pass
+
+    for owner in (*links(session), links(session)[1]._coord, links(session)[1]._coord._stop_event):
+        own = owner.__dict__
+        owner.__dict__ = Fields(own)
+        assert asked(session)[1]
+        owner.__dict__ = own
+    lock = mock.MagicMock()
+    lock.locked.return_value = False
+    with mock.patch.object(links(session)[1]._coord, "_lock", lock):
+        assert not session.should_stop() and mock.call.__enter__() in lock.mock_calls
 
 
 @pytest.mark.parametrize("link", range(3))

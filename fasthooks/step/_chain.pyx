@@ -31,6 +31,7 @@ cdef type _RecoverableSession = monitored_session._RecoverableSession
 cdef type _CoordinatedSession = monitored_session._CoordinatedSession
 cdef type _Coordinator = coordinator_lib.Coordinator
 cdef type _Event = threading.Event
+cdef object _Lock = type(threading.Lock())
 
 # Methods that the short way goes round.
 cdef tuple _link_methods = ("run", "should_stop", "_check_stop", "_call_hook_before_run", "_merge_run_options",
@@ -315,14 +316,19 @@ def should_stop(session, original):
       session: The monitored session.
       original: What to call where a link of the chain is not as TensorFlow made it, or may say anything but no.
     """
-    return False if _goes_on(session) else original(session)
+    try:
+        goes_on = _goes_on(session)
+    except Exception:   # the attributes of a link are somebody's own
+        goes_on = False
+    return False if goes_on else original(session)
 
 
 cdef bint _goes_on(object session) except -1:
     # Whether all links are TensorFlow's own, the steps are run here, and nothing asks for a stop or has failed.
     cdef dict recoverable, coordinated, coordinator, hooked, event
     cdef StepRunner steps
-    if not (_coordinated_guard.intact() and _coordinator_guard.intact() and _event_guard.intact() and _helpers_guard.intact()):
+    if not (_monitored_guard.known and _coordinated_guard.intact() and _coordinator_guard.intact() and _event_guard.intact()
+            and _helpers_guard.intact()):
         return False
     link, recoverable = getattr(session, "_sess", None), None
     if type(link) is _RecoverableSession and _recoverable_guard.intact():
@@ -343,10 +349,17 @@ cdef bint _goes_on(object session) except -1:
     return ((recoverable is None or _is_untouched(recoverable, &steps.recoverable_version))
             and _is_untouched(coordinated, &steps.coordinated_version)
             and _is_untouched(coordinator, &steps.coordinator_version) and _is_untouched(hooked, &steps.version)
-            and PyDict_GetItemWithError(hooked, "_should_stop") is Py_False and hooked.get("_sess") is not None
+            and PyDict_GetItemWithError(hooked, "_should_stop") is Py_False and hooked.get("_sess")
             and PyDict_GetItemWithError(hooked, "_wrapped_is_stoppable") is Py_False    # else the raw session is asked too
-            and PyDict_GetItemWithError(coordinator, "_exc_info_to_raise") is <PyObject*>None
+            and _is_calm(coordinator)
             and PyDict_GetItemWithError(event, "_flag") is Py_False and PyDict_GetItemWithError(event, "is_set") is NULL)
+
+
+cdef bint _is_calm(dict coordinator) except -1:
+    # Whether no thread has failed; one that is telling so, which may take its time, holds the lock.
+    lock = coordinator.get("_lock")
+    return (PyDict_GetItemWithError(coordinator, "_exc_info_to_raise") is <PyObject*>None
+            and type(lock) is _Lock and not lock.locked())
 
 
 cdef class Chain:
@@ -477,7 +490,7 @@ cdef class SessionRunner:
         if (chain is not None and chain.coordinator_is_as_it_was()
                 and chain.hooked._should_stop is False and chain.hooked._sess is not None
                 and _coordinator_guard.intact() and _event_guard.intact()
-                and PyDict_GetItemWithError(chain.coordinator_fields, "_exc_info_to_raise") is <PyObject*>None
+                and _is_calm(chain.coordinator_fields)
                 and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False
                 and PyDict_GetItemWithError(chain.event_fields, "is_set") is NULL):
             return False
