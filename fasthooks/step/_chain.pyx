@@ -351,15 +351,16 @@ cdef bint _goes_on(object session) except -1:
             and _is_untouched(coordinator, &steps.coordinator_version) and _is_untouched(hooked, &steps.version)
             and PyDict_GetItemWithError(hooked, "_should_stop") is Py_False and hooked.get("_sess")
             and PyDict_GetItemWithError(hooked, "_wrapped_is_stoppable") is Py_False    # else the raw session is asked too
-            and _is_calm(coordinator)
-            and PyDict_GetItemWithError(event, "_flag") is Py_False and PyDict_GetItemWithError(event, "is_set") is NULL)
+            and _is_calm(coordinator, event))
 
 
-cdef bint _is_calm(dict coordinator) except -1:
-    # Whether no thread has failed; one that is telling so, which may take its time, holds the lock.
+cdef bint _is_calm(dict coordinator, dict event) except -1:
+    # Whether no thread has failed or asked for a stop. Other threads set the two flags; one that is telling of its failure,
+    # which may take its time, holds the lock.
     lock = coordinator.get("_lock")
     return (PyDict_GetItemWithError(coordinator, "_exc_info_to_raise") is <PyObject*>None
-            and type(lock) is _Lock and not lock.locked())
+            and type(lock) is _Lock and not lock.locked()
+            and PyDict_GetItemWithError(event, "_flag") is Py_False and PyDict_GetItemWithError(event, "is_set") is NULL)
 
 
 cdef class Chain:
@@ -486,12 +487,9 @@ cdef class SessionRunner:
     def should_stop(self):
         """Returns whether the loop should end: a hook or a thread of the coordinator's asked for it, or `close` came."""
         cdef Chain chain = self.intact_chain()
-        # The coordinator's two flags are set by other threads; it reads them just so.
         if (chain is not None and chain.coordinator_is_as_it_was()
                 and chain.hooked._should_stop is False and chain.hooked._sess is not None
                 and _coordinator_guard.intact() and _event_guard.intact()
-                and _is_calm(chain.coordinator_fields)
-                and PyDict_GetItemWithError(chain.event_fields, "_flag") is Py_False
-                and PyDict_GetItemWithError(chain.event_fields, "is_set") is NULL):
+                and _is_calm(chain.coordinator_fields, chain.event_fields)):
             return False
         return super(SessionRunner, self).should_stop()
