@@ -3,8 +3,9 @@
 `_HookedSession.run` is replaced: every monitored session, every estimator and every hooked session that a framework
 builds by itself runs its steps through it. It is replaced on the class, so names that were imported before and sessions
 that exist already take part. What it does is the dispatcher's, as in our own sessions; see `session.py`.
-`_WrappedSession.close` is replaced beside it, to drop the plans: a closed session may be held for long. And so is
-`_MonitoredSession.should_stop`, which each turn of a training's loop asks: down the links it takes a tenth of the step.
+`_WrappedSession.close` is replaced beside it, to drop the plans: a closed session may be held for long. And so are
+`_MonitoredSession.run` and `should_stop`, which each turn of a training's loop calls: down the links from there to the hooked
+session they take a fifth of the turn.
 
 All are in place while `patch` is in force, for all sessions, and from the first use of a hook of ours on, for sessions whose
 hooks list holds one. Other sessions pass through them to TensorFlow's own. `patch(sessions=True)` replaces the constructors of
@@ -29,6 +30,7 @@ from fasthooks.step import _chain
 from fasthooks.tensorflow_train import SessionRunHook
 from fasthooks.triggers import _guard
 
+_HookedSession = monitored_session._HookedSession
 _lock = threading.RLock()
 # A child of a fork gets neither a lock that nobody releases nor a change half made.
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
@@ -60,17 +62,18 @@ class Replacement:
 
     Args:
       cls: The class.
-      function: Ours. It has the method's name and calls `original` of this object, or does what that does.
+      method: The method's name.
+      function: Ours. It calls `original` of this object, or does what that does.
     """
 
     original: Any = None  # TensorFlow's own; None: ours was never put in its place
     installed = False  # ours stands on the class, or did until somebody put another there
 
-    def __init__(self, cls: type, function: Callable[..., Any]) -> None:
+    def __init__(self, cls: type, method: str, function: Callable[..., Any]) -> None:
         self.cls = cls
+        self.method = method
         self.function = function
-        self.method = function.__name__
-        self.name = f"{cls.__module__}.{cls.__qualname__}.{self.method}"
+        self.name = f"{cls.__module__}.{cls.__qualname__}.{method}"
 
     def install(self) -> None:
         """Puts ours in the place of TensorFlow's own; leaves what another package has put there."""
@@ -93,17 +96,25 @@ class Replacement:
             self.installed = False
 
 
-def run(self: Any, fetches: Any, feed_dict: Any = None, options: Any = None, run_metadata: Any = None) -> Any:
+def _run_hooked(self: Any, fetches: Any, feed_dict: Any = None, options: Any = None, run_metadata: Any = None) -> Any:
     if _serves_all or (_serves_ours and _chain.holds_instance(self, OurHook)):
         return _chain.run_hooked(self, fetches, feed_dict, options, run_metadata, _run.original)
     return _run.original(self, fetches, feed_dict, options, run_metadata)
 
 
-def should_stop(self: Any) -> bool:
-    return _chain.should_stop(self, _should_stop.original)
+def _run_monitored(self: Any, fetches: Any, feed_dict: Any = None, options: Any = None, run_metadata: Any = None) -> Any:
+    # Where somebody has put another `run` on the hooked session, over ours, the chain leads to that one.
+    if (_serves_all or _serves_ours) and _HookedSession.run is _run_hooked:
+        return _chain.run_monitored(self, fetches, feed_dict, options, run_metadata, None if _serves_all else OurHook,
+                                    _run_all.original, _run.original)
+    return _run_all.original(self, fetches, feed_dict, options, run_metadata)
 
 
-def close(self: Any) -> Any:
+def _should_stop(self: Any) -> bool:
+    return _chain.should_stop(self, _ask_all.original)
+
+
+def _close_wrapped(self: Any) -> Any:
     try:
         return _close.original(self)
     finally:
@@ -117,7 +128,7 @@ def _constructor(cls):
             plain_session.accelerate(self)
             _plain_sessions.add(self)
 
-    replacement = Replacement(cls, __init__)
+    replacement = Replacement(cls, "__init__", __init__)
     return replacement
 
 
@@ -131,14 +142,15 @@ def _opening():
         else:
             construct(replacement.original, self, *args, **kwargs)
 
-    replacement = Replacement(monitored_session._MonitoredSession, __init__)
+    replacement = Replacement(monitored_session._MonitoredSession, "__init__", __init__)
     return replacement
 
 
-_run = Replacement(monitored_session._HookedSession, run)
-_close = Replacement(monitored_session._WrappedSession, close)
-_should_stop = Replacement(monitored_session._MonitoredSession, should_stop)
-_STEP = (_run, _close, _should_stop)
+_run = Replacement(_HookedSession, "run", _run_hooked)
+_close = Replacement(monitored_session._WrappedSession, "close", _close_wrapped)
+_run_all = Replacement(monitored_session._MonitoredSession, "run", _run_monitored)
+_ask_all = Replacement(monitored_session._MonitoredSession, "should_stop", _should_stop)
+_STEP = (_run, _close, _run_all, _ask_all)
 _CONSTRUCTORS = tuple(_constructor(cls) for cls in plain_session.CLASSES)
 _OPENING = (_opening(),)
 

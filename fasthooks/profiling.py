@@ -45,7 +45,7 @@ def run(self: Any, fetches: Any, feed_dict: Any = None, options: Any = None, run
 
 
 # Tells the runs that hooks make themselves.
-_run = patching.Replacement(session_lib.BaseSession, run)
+_run = patching.Replacement(session_lib.BaseSession, "run", run)
 
 
 def _warn(hook, calls, steps):

@@ -102,8 +102,8 @@ def _close_internal(self, exception_type=None):
         timed.tell(collector, raw, "end")
 
 
-_create = patching.Replacement(monitored_session._MonitoredSession._CoordinatedSessionCreator, create_session)
-_close = patching.Replacement(monitored_session._MonitoredSession, _close_internal)
+_create = patching.Replacement(monitored_session._MonitoredSession._CoordinatedSessionCreator, "create_session", create_session)
+_close = patching.Replacement(monitored_session._MonitoredSession, "_close_internal", _close_internal)
 
 
 def time_with(collector: _profile.Collector | None) -> None:

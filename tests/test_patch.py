@@ -25,7 +25,10 @@ ASKING_NAME = "tensorflow.python.training.monitored_session._MonitoredSession.sh
 WrappedSession = monitored_session._WrappedSession
 STOCK_RUN = vars(HookedSession)["run"]
 STOCK_CLOSE = vars(WrappedSession)["close"]
-STOCK_ASKING = vars(monitored_session._MonitoredSession)["should_stop"]
+MonitoredSession = monitored_session._MonitoredSession
+MONITORED_NAME = "tensorflow.python.training.monitored_session._MonitoredSession.run"
+STOCK_ASKING = vars(MonitoredSession)["should_stop"]
+STOCK_MONITORED = vars(MonitoredSession)["run"]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +39,7 @@ def _put_back():
     yield
     fasthooks.unpatch()
     HookedSession.run, WrappedSession.close = STOCK_RUN, STOCK_CLOSE
-    monitored_session._MonitoredSession.should_stop = STOCK_ASKING
+    MonitoredSession.run, MonitoredSession.should_stop = STOCK_MONITORED, STOCK_ASKING
     for replacement in (*patching._STEP, *patching._CONSTRUCTORS, *patching._OPENING):
         replacement.installed = False
     # A version that a test made up was judged for that test alone.
@@ -71,7 +74,7 @@ def test_what_is_replaced_is_told_and_restored():
         f"{cls.__module__}.{cls.__qualname__}.{name}": old[name]
         for cls, old in zip(classes, before) for name, value in vars(cls).items() if old.get(name) is not value
     }
-    assert changed == {NAME: STOCK_RUN, CLOSE_NAME: STOCK_CLOSE, ASKING_NAME: STOCK_ASKING}
+    assert changed == {NAME: STOCK_RUN, CLOSE_NAME: STOCK_CLOSE, MONITORED_NAME: STOCK_MONITORED, ASKING_NAME: STOCK_ASKING}
     assert fasthooks.patched() == {name: (original, "fasthooks.patch()") for name, original in changed.items()}
     fasthooks.unpatch()
     assert [dict(vars(cls)) for cls in classes] == before and fasthooks.patched() == {}

@@ -45,4 +45,3 @@ cdef class SessionRunner:
     cdef Chain chain                    # as last looked at
     cdef Chain intact_chain(self)
     cdef Chain look(self)
-    cdef object meet(self, Chain chain, object fetches, object feed_dict, object error)

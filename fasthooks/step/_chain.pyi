@@ -10,7 +10,7 @@ from fasthooks.types import Report
 
 # Travels through TensorFlow's chain in the place of `fetches`.
 class Envelope:
-    def __new__(cls, fetches: Any, hooks: Any, error: Exception | None) -> Self: ...
+    def __new__(cls, fetches: Any, hooks: Any) -> Self: ...
 
 # Belongs to one hooked session, ours or TensorFlow's own.
 class StepRunner:
@@ -42,9 +42,20 @@ def holds_instance(session: Any, cls: type) -> bool: ...
 def run_hooked(
     session: Any, fetches: Any, feed_dict: Any, options: Any, run_metadata: Any, original: Callable[..., Any]
 ) -> Any: ...
+def run_monitored(
+    session: Any,
+    fetches: Any,
+    feed_dict: Any,
+    options: Any,
+    run_metadata: Any,
+    hook_class: type | None,
+    original: Callable[..., Any],
+    hooked_original: Callable[..., Any],
+) -> Any: ...
 def should_stop(session: Any, original: Callable[[Any], bool]) -> bool: ...
 
 class Chain: ...
+class Links: ...
 
 class SessionRunner:
     # TensorFlow's chain of sessions.

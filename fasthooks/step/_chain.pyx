@@ -8,12 +8,12 @@ dispatcher of the hooked one; in every other case the chain itself is called.
 
 import threading
 
-from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import coordinator as coordinator_lib
 from tensorflow.python.training import monitored_session, session_run_hook
 
 from fasthooks.step import declining, savers
 
+cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject, PyObject_TypeCheck, PyTypeObject
 
@@ -28,6 +28,7 @@ cdef extern from "Python.h":
 
 cdef object _HookedSession = monitored_session._HookedSession
 cdef type _RecoverableSession = monitored_session._RecoverableSession
+cdef object _run_recoverable = _RecoverableSession.run
 cdef type _CoordinatedSession = monitored_session._CoordinatedSession
 cdef type _Coordinator = coordinator_lib.Coordinator
 cdef type _Event = threading.Event
@@ -58,17 +59,59 @@ cdef class Envelope:
     """Carries what the chain does not know through it, in the place of a run's `fetches`.
 
     The chain passes its arguments on unread and repeats the call after a recovery. That makes it the one place where a
-    choice of hooks, or an error that the step has already met, can travel.
+    choice of hooks can travel.
     """
 
     cdef object fetches
-    cdef object hooks       # as given to `run`; None: all
-    cdef object error       # to be raised once, as if the step failed only now
+    cdef object hooks       # as given to `run`
 
-    def __cinit__(self, fetches, hooks, error):
+    def __cinit__(self, fetches, hooks):
         self.fetches = fetches
         self.hooks = hooks
-        self.error = error
+
+
+class _FailedOnce:
+    """A link of the chain as TensorFlow's own `run` finds it on a step that has failed already.
+
+    Args:
+      session: The recoverable session, or None: there is none.
+      error: What the wrapped session raises, once.
+    """
+
+    def __init__(self, session, error):
+        self._session = session
+        self._error = error
+
+    @property
+    def _sess(self):
+        return self._session._sess if self._error is None else self
+
+    @_sess.setter
+    def _sess(self, sess):
+        self._session._sess = sess
+
+    def run(self, *args, **kwargs):
+        error, self._error = self._error, None
+        raise error
+
+    def close(self):
+        self._session.close()
+
+    def _create_session(self):
+        return self._session._create_session()
+
+
+cdef object _meet(object outer, object coordinated, object coordinator, object fetches, object feed_dict, object error):
+    # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for TensorFlow's own code to say,
+    # of the links that the step began with; `close` may have emptied the real ones meanwhile.
+    try:
+        _CoordinatedSession(_FailedOnce(None, error), coordinator).run(fetches)
+    except Exception as raised:
+        if outer is coordinated or not isinstance(raised, monitored_session._PREEMPTION_ERRORS):
+            raise
+        error = raised
+    # Meets the error once more, recovers and repeats the call.
+    return _run_recoverable(_FailedOnce(outer, error), fetches, feed_dict=feed_dict)
 
 
 cdef int check_may_run(object session) except -1:
@@ -161,13 +204,8 @@ cdef class HookedSessionBase:
         cdef object hooks = None
         if type(fetches) is Envelope:
             envelope = <Envelope>fetches
-            if envelope.error is not None:
-                error = envelope.error
-                envelope.error = None
-                raise error
             fetches = envelope.fetches
-            if envelope.hooks is not None:
-                hooks = self.chosen(envelope.hooks)
+            hooks = self.chosen(envelope.hooks)
         dispatcher = self.dispatcher()
         if self.is_patched():
             if hooks is not None:
@@ -243,7 +281,8 @@ cdef HookDispatcher attached_dispatcher(object session):
     # The dispatcher of a hooked session of TensorFlow's own; None: something of it is not TensorFlow's.
     cdef dict fields
     cdef StepRunner steps
-    if type(session) is not _HookedSession or not _helpers_guard.intact() or not _wrapped_guard.intact():
+    if (type(session) is not _HookedSession or not _helpers_guard.intact() or not _wrapped_guard.intact()
+            or type(session.__dict__) is not dict):
         return None
     fields = session.__dict__
     found = fields.get(_STEPS)
@@ -305,8 +344,37 @@ def run_hooked(session, fetches, feed_dict, options, run_metadata, original):
         if not isinstance(session, HookedSessionBase):
             count_unseen(declining.FOREIGN_HOOKED)
         return original(session, fetches, feed_dict, options, run_metadata)
-    check_may_run(session)
+    if not _may_run(session.__dict__):
+        check_may_run(session)
     return dispatcher.step(session, fetches, feed_dict, protos_for(options, run_metadata), original)
+
+
+def run_monitored(session, fetches, feed_dict, options, run_metadata, type hook_class, original, hooked_original):
+    """Runs one step of a monitored session of TensorFlow's own, in the place of `_MonitoredSession.run`; see `patching.py`.
+
+    Args:
+      session: The monitored session.
+      fetches: As `tf.compat.v1.Session.run`, and so are the next three.
+      hook_class: What a hook of the session must be an instance of for the steps to be run here; None: that does not matter.
+      original: What to call where a link of the chain is not as TensorFlow made it, or where `run_hooked` has not yet run a step.
+      hooked_original: As `original` of `run_hooked`.
+    """
+    cdef Links links = None
+    if options is None and run_metadata is None:
+        try:
+            links = _links_of(session)
+        except Exception:   # see below
+            pass
+    if links is None or hook_class is not None and not holds_instance(links.hooked, hook_class):
+        return original(session, fetches, feed_dict, options, run_metadata)
+    try:
+        if not _may_run(links.hooked_fields):
+            check_may_run(links.hooked)
+        return links.steps.dispatcher_for(links.hooked._sess, links.hooked._hooks).step(
+            links.hooked, fetches, feed_dict, None, hooked_original)
+    except Exception as raised:
+        error = raised
+    return _meet(links.outer, links.coordinated, links.coordinator, fetches, feed_dict, error)
 
 
 def should_stop(session, original):
@@ -316,42 +384,70 @@ def should_stop(session, original):
       session: The monitored session.
       original: What to call where a link of the chain is not as TensorFlow made it, or may say anything but no.
     """
+    cdef Links links
     try:
-        goes_on = _goes_on(session)
+        links = _links_of(session)
+        goes_on = links is not None and links.go_on()
     except Exception:   # the attributes of a link are somebody's own
         goes_on = False
     return False if goes_on else original(session)
 
 
-cdef bint _goes_on(object session) except -1:
-    # Whether all links are TensorFlow's own, the steps are run here, and nothing asks for a stop or has failed.
-    cdef dict recoverable, coordinated, coordinator, hooked, event
+@cython.freelist(8)
+cdef class Links:
+    """The links of a monitored session of TensorFlow's own whose steps are run here, as one call finds them."""
+
+    cdef object outer, coordinated, hooked      # `outer` is the recoverable one, or the coordinated one itself
+    cdef object coordinator
+    cdef dict hooked_fields                     # the `__dict__` of the hooked one
     cdef StepRunner steps
-    if not (_monitored_guard.known and _coordinated_guard.intact() and _coordinator_guard.intact() and _event_guard.intact()
-            and _helpers_guard.intact()):
-        return False
-    link, recoverable = getattr(session, "_sess", None), None
-    if type(link) is _RecoverableSession and _recoverable_guard.intact():
+
+    cdef bint go_on(self) except -1:
+        # Whether nothing asks for a stop or has failed.
+        cdef dict coordinator = self.coordinator.__dict__
+        flag = coordinator.get("_stop_event")
+        return (type(flag) is _Event and _coordinator_guard.intact() and _event_guard.intact()
+                and _is_untouched(coordinator, &self.steps.coordinator_version) and _may_run(self.hooked_fields)
+                and _is_calm(coordinator, (<object>flag).__dict__))
+
+
+cdef Links _links_of(object session):
+    # None: something of them is not TensorFlow's own, or their steps are not run here.
+    cdef dict recoverable = None, coordinated, hooked
+    cdef StepRunner steps
+    cdef Links links
+    link = outer = session._sess
+    if type(link) is _RecoverableSession:
         recoverable = link.__dict__
         link = recoverable.get("_sess")
     if type(link) is not _CoordinatedSession:
-        return False
+        return None
     coordinated = link.__dict__
-    coord, link = coordinated.get("_coord"), coordinated.get("_sess")
-    if type(coord) is not _Coordinator or type(link) is not _HookedSession:
-        return False
-    coordinator, hooked = coord.__dict__, link.__dict__
-    found, flag = hooked.get(_STEPS), coordinator.get("_stop_event")
-    if type(found) is not StepRunner or type(flag) is not _Event:
-        return False
+    coordinator, last = coordinated.get("_coord"), coordinated.get("_sess")
+    if type(coordinator) is not _Coordinator or type(last) is not _HookedSession:
+        return None
+    hooked = last.__dict__
+    found = hooked.get(_STEPS)
+    # All other sessions have been sent on by now.
+    if type(found) is not StepRunner or not (
+            _monitored_guard.known and _coordinated_guard.intact() and _helpers_guard.intact() and _wrapped_guard.intact()):
+        return None
     steps = <StepRunner>found
-    event = flag.__dict__
-    return ((recoverable is None or _is_untouched(recoverable, &steps.recoverable_version))
-            and _is_untouched(coordinated, &steps.coordinated_version)
-            and _is_untouched(coordinator, &steps.coordinator_version) and _is_untouched(hooked, &steps.version)
-            and PyDict_GetItemWithError(hooked, "_should_stop") is Py_False and hooked.get("_sess")
-            and PyDict_GetItemWithError(hooked, "_wrapped_is_stoppable") is Py_False    # else the raw session is asked too
-            and _is_calm(coordinator, event))
+    if not (_is_untouched(coordinated, &steps.coordinated_version) and _is_untouched(hooked, &steps.version)):
+        return None
+    if recoverable is not None and not (
+            _recoverable_guard.intact() and _is_untouched(recoverable, &steps.recoverable_version)):
+        return None
+    links = Links.__new__(Links)
+    links.outer, links.coordinated, links.hooked, links.coordinator = outer, link, last, coordinator
+    links.hooked_fields, links.steps = hooked, steps
+    return links
+
+
+cdef bint _may_run(dict hooked) except -1:
+    # Whether a hooked session is open and nothing asked it to stop; a raw session that can stop by itself is to be asked.
+    return (PyDict_GetItemWithError(hooked, "_should_stop") is Py_False and hooked.get("_sess")
+            and PyDict_GetItemWithError(hooked, "_wrapped_is_stoppable") is Py_False)
 
 
 cdef bint _is_calm(dict coordinator, dict event) except -1:
@@ -451,7 +547,7 @@ cdef class SessionRunner:
         cdef Chain chain
         if hooks is not None:
             # A list, because a recovery repeats the call.
-            fetches = Envelope(fetches, hooks if hooks is False else list(hooks), None)
+            fetches = Envelope(fetches, hooks if hooks is False else list(hooks))
         elif options is None and run_metadata is None:
             chain = self.intact_chain()
             if chain is not None:
@@ -460,25 +556,8 @@ cdef class SessionRunner:
                 except Exception as raised:
                     error = raised
                 # Outside of the handler: what the chain does next, a repeated step for example, is not to see the error.
-                return self.meet(chain, fetches, feed_dict, error)
+                return _meet(chain.outer, chain.coordinated, chain.coordinator, fetches, feed_dict, error)
         return super(SessionRunner, self).run(fetches, feed_dict, options, run_metadata)
-
-    cdef object meet(self, Chain chain, object fetches, object feed_dict, object error):
-        # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for the links of the
-        # chain to say that the step began with; `close` may have emptied the real ones meanwhile.
-        cdef object outer = chain.outer
-        coordinated = _CoordinatedSession(chain.hooked, chain.coordinator)
-        try:
-            coordinated.run(Envelope(fetches, None, error))
-        except Exception as raised:
-            if outer is chain.coordinated or not isinstance(raised, monitored_session._PREEMPTION_ERRORS):
-                raise
-            error = raised
-        if outer._sess is None:
-            logging.info("An error was raised while another thread recovers the session: %s", error)
-            error = None
-        # Meets the error once more, recovers and repeats the call.
-        return outer.run(Envelope(fetches, None, error), feed_dict=feed_dict)
 
     def run_without_hooks(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs one step that no hook sees; recovery and the stop check stay. Arguments as `run`."""
