@@ -311,7 +311,7 @@ def b6(peer, ours, settings):
 
 
 def b9(peer, ours, settings):
-    """The peer's sessions with our hooks against the same with its own, and one without a hook of ours."""
+    """The peer's sessions with our hooks, and patched, against the same as they are; and one without a hook of ours."""
     rows = []
     for name, training in (("MonitoredSession", False), ("MonitoredTrainingSession", True)):
         with contextlib.ExitStack() as stack:
@@ -325,7 +325,31 @@ def b9(peer, ours, settings):
             found = in_stages(lanes, settings)
         for words, (theirs, mine) in found:
             rows.append(row("B9", f"TF's {name}, its H7 / ours{words}", theirs, mine, theirs / mine, 10))
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(common.workspace())
+        plain = stack.enter_context(common.monitored_lane(peer, common.tiny, hooks_h7, directory))
+        with ours.patch():
+            patched = stack.enter_context(common.monitored_lane(peer, common.tiny, hooks_h7, directory))
+        found = in_stages([plain, _Patched(patched, ours)], settings)
+    for words, (theirs, mine) in found:
+        rows.append(row("B9", f"TF's MonitoredSession and H7, as it is / patched{words}", theirs, mine, theirs / mine, 10))
     return {"rows": [*rows, _beside_our_hooks(peer, ours, settings)]}
+
+
+@dataclasses.dataclass
+class _Patched:
+    """A lane that runs while TensorFlow is patched."""
+
+    lane: common.Lane
+    ours: common.Implementation
+
+    @property
+    def position(self):
+        return self.lane.position
+
+    def run(self, steps):
+        with self.ours.patch():
+            return self.lane.run(steps)
 
 
 @dataclasses.dataclass

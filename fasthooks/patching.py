@@ -8,8 +8,9 @@ that exist already take part. What it does is the dispatcher's, as in our own se
 session they take a fifth of the turn.
 
 All are in place while `patch` is in force, for all sessions, and from the first use of a hook of ours on, for sessions whose
-hooks list holds one. Other sessions pass through them to TensorFlow's own. `patch(sessions=True)` replaces the constructors of
-plain sessions too.
+hooks list holds one. Other sessions pass through them to TensorFlow's own. `patch` alone replaces methods of the stock hooks too,
+those that write a line or an event when the hook acts, and those that open the writer: all hook objects then write by the short
+way of ours. `patch(sessions=True)` replaces the constructors of plain sessions too.
 """
 
 import functools
@@ -23,9 +24,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tensorflow.python.platform import tf_logging as logging
+from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 
 from fasthooks import global_step, known_tensorflow, plain_session
+from fasthooks.output import stock_hooks, writers
 from fasthooks.step import _chain
 from fasthooks.tensorflow_train import SessionRunHook
 from fasthooks.triggers import _guard
@@ -77,7 +80,7 @@ class Replacement:
 
     def install(self) -> None:
         """Puts ours in the place of TensorFlow's own; leaves what another package has put there."""
-        current = getattr(self.cls, self.method)
+        current: Any = getattr(self.cls, self.method, None)
         if _guard.is_own_method(self.cls, self.method, current, sys.modules[self.cls.__module__]):
             self.original = current
             functools.update_wrapper(self.function, current)
@@ -87,7 +90,7 @@ class Replacement:
 
     def stands(self) -> bool:
         """Returns whether ours stands on the class: a program that saved what was there before may have put that back."""
-        return getattr(self.cls, self.method) is self.function
+        return getattr(self.cls, self.method, None) is self.function
 
     def restore(self) -> None:
         """Puts TensorFlow's own back, unless somebody has put another over ours."""
@@ -121,6 +124,24 @@ def _close_wrapped(self: Any) -> Any:
         _chain.detach(self)
 
 
+def _log_and_record(self: Any, elapsed_steps: Any, elapsed_time: Any, global_step: Any) -> None:
+    usual = types.MethodType(_record.original, self)
+    stock_hooks.log_and_record(usual, self, elapsed_steps, elapsed_time, global_step)
+
+
+def _log_tensors(self: Any, tensor_values: Any) -> None:
+    stock_hooks.log_tensors(types.MethodType(_log.original, self), self, tensor_values)
+
+
+def _beginning(cls):
+    def begin(self):
+        replacement.original(self)
+        writers.speed_up(self)
+
+    replacement = Replacement(cls, "begin", begin)
+    return replacement
+
+
 def _constructor(cls):
     def __init__(self, *args, **kwargs):
         replacement.original(self, *args, **kwargs)
@@ -150,7 +171,10 @@ _run = Replacement(_HookedSession, "run", _run_hooked)
 _close = Replacement(monitored_session._WrappedSession, "close", _close_wrapped)
 _run_all = Replacement(monitored_session._MonitoredSession, "run", _run_monitored)
 _ask_all = Replacement(monitored_session._MonitoredSession, "should_stop", _should_stop)
+_record = Replacement(stock.StepCounterHook, "_log_and_record", _log_and_record)
+_log = Replacement(stock.LoggingTensorHook, "_log_tensors", _log_tensors)
 _STEP = (_run, _close, _run_all, _ask_all)
+_WRITES = (_record, _log, *map(_beginning, (stock.StepCounterHook, stock.SummarySaverHook)))
 _CONSTRUCTORS = tuple(_constructor(cls) for cls in plain_session.CLASSES)
 _OPENING = (_opening(),)
 
@@ -160,7 +184,8 @@ def _update():
     global _serves_all, _serves_ours, _serves_plain
     adopts = _may_adopt and _has_hooks
     steps = (_hooked or adopts) and _chain.knows_hooked_session()
-    for replacements, wanted in ((_STEP, steps), (_CONSTRUCTORS, _plain), (_OPENING, _read or _construct is not None)):
+    for replacements, wanted in ((_STEP, steps), (_WRITES, steps and _hooked), (_CONSTRUCTORS, _plain),
+                                 (_OPENING, _read or _construct is not None)):
         for replacement in replacements:
             if wanted:
                 replacement.install()
@@ -315,7 +340,8 @@ def patched() -> dict[str, Replaced]:
     """Returns what is replaced now, and why: a dict of qualified name to Replaced; empty if nothing is."""
     with _lock:
         step_reasons = [*["fasthooks.patch()"] * _serves_all, *["a hook of fasthooks is in use"] * _serves_ours]
-        reasons = {_STEP: ", ".join(step_reasons), _CONSTRUCTORS: "fasthooks.patch(sessions=True)" * _serves_plain,
+        reasons = {_STEP: ", ".join(step_reasons), _WRITES: "fasthooks.patch()" * _serves_all,
+                   _CONSTRUCTORS: "fasthooks.patch(sessions=True)" * _serves_plain,
                    _OPENING: "fasthooks.patch(colocate_global_step_read=True)" * bool(_read)}
         return {one.name: Replaced(one.original, reason)
                 for replacements, reason in reasons.items() for one in replacements if one.installed and reason}

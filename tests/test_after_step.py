@@ -8,8 +8,8 @@ from unittest import mock
 import pytest
 
 import fasthooks
-from fasthooks.hooks import after_step
-from fasthooks.hooks.after_step import OnceAfterStep
+from fasthooks import after_step
+from fasthooks.after_step import OnceAfterStep
 
 
 class Hook:

@@ -23,7 +23,7 @@ from tensorflow.python.summary.writer import event_file_writer, writer, writer_c
 from tensorflow.python.training import basic_session_run_hooks
 
 import fasthooks
-from fasthooks.hooks import _summary, direct_writes
+from fasthooks.output import _summary, direct_writes
 
 v1 = tf.compat.v1
 Value = summary_pb2.Summary.Value
@@ -171,13 +171,15 @@ def test_steps_of_other_kinds(tmp_path, events):
     assert len(calls) == 1
 
 
-def test_hooks_write_directly_and_the_thread_first_and_when_a_flush_is_due(tmp_path):
+@pytest.mark.parametrize("way", ["ours", "patched"])
+def test_hooks_write_directly_and_the_thread_first_and_when_a_flush_is_due(tmp_path, way):
     op, loss = build_model()
     v1.summary.scalar("of_the_loss", loss)
     v1.summary.histogram("h", loss)
-    hooks = [fasthooks.SummarySaverHook(save_steps=1, output_dir=str(tmp_path), summary_op=v1.summary.merge_all()),
-             fasthooks.StepCounterHook(every_n_steps=1, output_dir=str(tmp_path))]
-    with fasthooks.MonitoredSession(hooks=hooks) as session:
+    api = fasthooks if way == "ours" else v1.train
+    hooks = [api.SummarySaverHook(save_steps=1, output_dir=str(tmp_path), summary_op=v1.summary.merge_all()),
+             api.StepCounterHook(every_n_steps=1, output_dir=str(tmp_path))]
+    with fasthooks.patch() if way == "patched" else contextlib.nullcontext(), api.MonitoredSession(hooks=hooks) as session:
         file = hooks[0]._summary_writer.event_writer._ev_writer
         with mock.patch.object(file, "WriteEvent", wraps=file.WriteEvent) as thread:
             for _ in range(3):
@@ -689,6 +691,117 @@ def test_a_writer_is_prepared_once(events):
     put = events.writer.event_writer._event_queue.put
     direct_writes.prepare(events.writer)
     assert events.writer.event_writer._event_queue.put is put
+
+
+# TensorFlow's own hooks, under `patch`
+
+
+@pytest.fixture
+def patched():
+    with fasthooks.patch():
+        v1.train.get_or_create_global_step()
+        yield
+
+
+def begun(api, target):
+    hook = api.StepCounterHook(summary_writer=target)
+    hook.begin()
+    return hook
+
+
+def test_a_file_is_known_without_a_flush(tmp_path, patched):
+    target = v1.summary.FileWriter(str(tmp_path))
+    target.add_summary(scalars(1), 0)
+    target.flush()
+    begun(v1.train, target)
+    target.add_summary(scalars(1), 1)  # the next flush is two minutes away
+    file = target.event_writer._ev_writer
+    deadline = time.monotonic() + 60
+    while file._name is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with mock.patch.object(file, "WriteEvent") as thread:
+        target.add_summary(scalars(1), 2)
+    assert not thread.mock_calls
+    target.close()
+    assert [event.step for event in read(tmp_path) if event.HasField("summary")] == [0, 1, 2]
+
+
+def test_a_writer_that_wrote_nothing_makes_no_file(tmp_path, patched):
+    target = v1.summary.FileWriter(str(tmp_path))
+    begun(v1.train, target)
+    assert os.listdir(tmp_path) == []
+    target.close()
+
+
+@pytest.mark.parametrize("what", ["closed", "failed", "own class", "own events"])
+def test_writers_that_are_tensorflows_affair(tmp_path, patched, what):
+    class Mine(v1.summary.FileWriter):
+        pass
+
+    class MyEvents(event_file_writer.EventFileWriter):
+        pass
+
+    target = (Mine if what == "own class" else v1.summary.FileWriter)(str(tmp_path))
+    if what == "own events":
+        target.event_writer = MyEvents(str(tmp_path))
+    if what == "closed":
+        target.close()
+    worker = target.event_writer._worker
+    native = worker._ev_writer
+    if what == "failed":
+        worker._ev_writer = mock.Mock(WriteEvent=mock.Mock(side_effect=OSError("full")))
+        target.add_summary(scalars(1), 0)
+        worker.join(60)
+        assert worker.failure_exc_info
+        worker._ev_writer = native
+    begun(v1.train, target)
+    assert worker._ev_writer is native and target.event_writer._ev_writer is native and "add_summary" not in vars(target)
+
+
+def test_hooks_of_tensorflow_hear_nothing_of_a_lost_file(tmp_path, patched):
+    target = v1.summary.FileWriter(str(tmp_path))
+    begun(v1.train, target)
+    target.add_summary(scalars(1), 0)
+    target.flush()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    target.flush()
+    target.add_summary(scalars(1), 1)
+    target.flush()
+    # One of ours that comes later has a file of its own.
+    hook = begun(fasthooks, target)
+    target.add_summary(scalars(1), 2)
+    hook.end()
+    assert [event.step for event in read(tmp_path) if event.HasField("summary")] == [2]
+
+
+def test_a_hook_of_ours_that_comes_later_hears_at_once(tmp_path, patched):
+    target = v1.summary.FileWriter(str(tmp_path))
+    begun(v1.train, target)
+    target.event_writer._ev_writer._native = native = mock.Mock(wraps=target.event_writer._ev_writer._native)
+    native.Flush.side_effect = OSError("full")
+    with pytest.raises(OSError, match="full"):
+        begun(fasthooks, target)
+
+
+def test_what_is_replaced_on_a_hook_and_its_class_is_called(tmp_path, patched):
+    target = v1.summary.FileWriter(str(tmp_path))
+    hook = begun(v1.train, target)
+    for owner in (hook, v1.train.StepCounterHook):
+        with mock.patch.object(owner, "_log_and_record") as replaced:
+            hook._log_and_record(1, 0.5, 7)
+        replaced.assert_called_once_with(1, 0.5, 7)
+    target.close()
+
+
+def test_a_method_that_was_replaced_before_stays(tmp_path, caplog):
+    calls = []
+    v1.train.get_or_create_global_step()
+    with mock.patch.object(v1.train.StepCounterHook, "_log_and_record", lambda *args: calls.append(args[1:])):
+        with fasthooks.patch():
+            begun(v1.train, None)._log_and_record(1, 0.5, 7)
+            begun(fasthooks, None)._log_and_record(1, 0.5, 8)
+    assert calls == [(1, 0.5, 7), (1, 0.5, 8)] and not caplog.records
 
 
 names = st.text(max_size=5)

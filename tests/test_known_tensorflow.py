@@ -237,7 +237,7 @@ def test_a_changed_log_function(tmp_path):
         import io, logging
         import tensorflow as tf
         from fasthooks import known_tensorflow
-        from fasthooks.hooks import _log_line
+        from fasthooks.output import _log_line
 
         logger = tf.get_logger()
         logger.handlers = [logging.StreamHandler(io.StringIO())]

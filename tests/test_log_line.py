@@ -20,7 +20,7 @@ from tensorflow.python.platform import tf_logging
 from tensorflow.python.training import training_util
 
 import fasthooks
-from fasthooks.hooks import _log_line
+from fasthooks.output import _log_line
 
 FORMAT = "%(levelname)s:%(name)s:%(message)s"
 
@@ -384,7 +384,7 @@ def test_a_logging_that_drops_what_is_logged_while_a_line_is_written():
         import logging, sys
         logging.Logger._tls = None
         import tensorflow as tf
-        from fasthooks.hooks import _log_line
+        from fasthooks.output import _log_line
 
         class Stream:
             def write(self, text):
@@ -545,9 +545,9 @@ def test_streams_that_cannot_be_flushed(handler, capsys):
 @pytest.mark.parametrize("written", ["to no files", "to files"])
 def test_hooks_of_a_session(logger, tmp_path, written):
     told = []
-    for name, api in (("stock", v1.train), ("ours", fasthooks)):
+    for name, api in (("stock", v1.train), ("ours", fasthooks), ("patched", v1.train)):
         directory = str(tmp_path / name) if written == "to files" else None
-        with tf.Graph().as_default():
+        with fasthooks.patch() if name == "patched" else contextlib.nullcontext(), tf.Graph().as_default():
             step = v1.train.get_or_create_global_step()
             loss = tf.constant(0.5, name="loss")
             with tf.control_dependencies([training_util._get_or_create_global_step_read(), loss]):
@@ -558,8 +558,10 @@ def test_hooks_of_a_session(logger, tmp_path, written):
             with api.SingularMonitoredSession(hooks) as session:
                 for _ in range(21):
                     session.run(op)
-        told.append((re.sub(r"[\d.]+(?= sec|\n)", "N", logger.handlers[0].stream.getvalue()), logger.handlers[0].stream.directly))
-    assert told[0][0] == told[1][0] and "global_step/sec: N\n" in told[0][0] and "loss = 0.5 (N sec)\n" in told[0][0]
-    assert told[1][1] == [line.startswith(("INFO:tensorflow:global_step/sec", "INFO:tensorflow:loss")) for line in
-                          told[1][0].splitlines()]
+        stream = logger.handlers[0].stream
+        told.append((re.sub(r"[\d.]+(?= sec|\n)", "N", stream.getvalue()), stream.directly))
+    assert "global_step/sec: N\n" in told[0][0] and "loss = 0.5 (N sec)\n" in told[0][0]
+    assert told[0][0] == told[1][0] == told[2][0]
+    assert told[1][1] == told[2][1] == [line.startswith(("INFO:tensorflow:global_step/sec", "INFO:tensorflow:loss"))
+                                        for line in told[1][0].splitlines()]
     assert os.path.isdir(tmp_path / "ours") == (written == "to files")

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import tensorflow as tf
 from helpers import captured_logs
+from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 
 import fasthooks
@@ -40,7 +41,7 @@ def _put_back():
     fasthooks.unpatch()
     HookedSession.run, WrappedSession.close = STOCK_RUN, STOCK_CLOSE
     MonitoredSession.run, MonitoredSession.should_stop = STOCK_MONITORED, STOCK_ASKING
-    for replacement in (*patching._STEP, *patching._CONSTRUCTORS, *patching._OPENING):
+    for replacement in (*patching._STEP, *patching._WRITES, *patching._CONSTRUCTORS, *patching._OPENING):
         replacement.installed = False
     # A version that a test made up was judged for that test alone.
     known_tensorflow._messages.clear()
@@ -67,14 +68,18 @@ def planned_of(session, op, n=5):
 
 
 def test_what_is_replaced_is_told_and_restored():
-    classes = [value for value in vars(monitored_session).values() if isinstance(value, type)]
+    classes = {value for module in (monitored_session, stock) for value in vars(module).values() if isinstance(value, type)}
     before = [dict(vars(cls)) for cls in classes]
     fasthooks.patch()
     changed = {
         f"{cls.__module__}.{cls.__qualname__}.{name}": old[name]
         for cls, old in zip(classes, before) for name, value in vars(cls).items() if old.get(name) is not value
     }
-    assert changed == {NAME: STOCK_RUN, CLOSE_NAME: STOCK_CLOSE, MONITORED_NAME: STOCK_MONITORED, ASKING_NAME: STOCK_ASKING}
+    hooks = f"{stock.StepCounterHook.__module__}."
+    assert {name for name in changed if name.startswith(hooks)} == {hooks + name for name in (
+        "StepCounterHook.begin", "StepCounterHook._log_and_record", "SummarySaverHook.begin", "LoggingTensorHook._log_tensors")}
+    assert {name: original for name, original in changed.items() if not name.startswith(hooks)} == {
+        NAME: STOCK_RUN, CLOSE_NAME: STOCK_CLOSE, MONITORED_NAME: STOCK_MONITORED, ASKING_NAME: STOCK_ASKING}
     assert fasthooks.patched() == {name: (original, "fasthooks.patch()") for name, original in changed.items()}
     fasthooks.unpatch()
     assert [dict(vars(cls)) for cls in classes] == before and fasthooks.patched() == {}

@@ -187,7 +187,7 @@ def test_global_step_scalars_are_let_go(program):
 def traced_memory():
     """Returns the bytes of Python memory in use, but for what writing events takes: their queues, protobuf's tables."""
     gc.collect()
-    others = [tracemalloc.Filter(False, pattern) for pattern in ("*/summary/writer/*", "*/fasthooks/hooks/writers.py")]
+    others = [tracemalloc.Filter(False, pattern) for pattern in ("*/summary/writer/*", "*/fasthooks/output/writers.py")]
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(others).traces)
 
 

@@ -32,9 +32,10 @@ from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import saver as saver_lib
 
 from fasthooks import background, known_tensorflow, tensorflow_train
-from fasthooks.hooks import feeds, lasting_values, writers
-from fasthooks.hooks.after_step import OnceAfterStep
+from fasthooks.after_step import OnceAfterStep
+from fasthooks.hooks import feeds, lasting_values
 from fasthooks.hooks.stock import CheckpointSaverHook
+from fasthooks.output import writers
 from fasthooks.step import _live
 
 _WHEN_BUSY = ("wait", "skip")

@@ -3,8 +3,8 @@
 from typing import Any
 
 from fasthooks import patching
-from fasthooks.hooks import writers
-from fasthooks.hooks.after_step import OnceAfterStep
+from fasthooks.after_step import OnceAfterStep
+from fasthooks.output import writers
 from fasthooks.tensorflow_train import SessionRunArgs, SessionRunContext, SessionRunHook, SessionRunValues
 from fasthooks.triggers import _guard, _trigger
 

@@ -14,8 +14,8 @@ from typing import Any
 import tensorflow.compat.v1 as tf
 
 from fasthooks.arguments import check_flag
-from fasthooks.hooks import writers
 from fasthooks.hooks.wandb_hook import import_wandb
+from fasthooks.output import writers
 from fasthooks.types import Session
 
 Row = Mapping[str, float]

@@ -12,19 +12,18 @@ stand in `hook.__dict__`.
 
 import os
 import sys
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
 
-from fasthooks import known_tensorflow, tensorflow_train
-from fasthooks.hooks import _log_line, direct_writes, last_run
+from fasthooks import tensorflow_train
+from fasthooks.hooks import last_run
 from fasthooks.hooks.base import PerStepMethods, WriterMethods
 from fasthooks.hooks.closing import Closing
+from fasthooks.output import stock_hooks
 from fasthooks.rebinding import rebound
 from fasthooks.tensorflow_train import SecondOrStepTimer as _StockTimer
 from fasthooks.triggers import _timer, _trigger, recognition
@@ -68,14 +67,6 @@ class StopAtStepHook(PerStepMethods, _trigger.StopAtStepTrigger, tensorflow_trai
     """
 
 
-_StockCounter = stock.StepCounterHook
-_log_and_record = _StockCounter._log_and_record
-_Summary = getattr(stock, "Summary", None)
-# The same without a Summary that is made to be serialized at once, and without a record of the line.
-_record_scalar = rebound(_log_and_record, Summary=direct_writes.Scalar, logging=_log_line)
-_RECORDS_SCALAR = known_tensorflow.is_known(_StockCounter)
-
-
 class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, tensorflow_train.StepCounterHook):
     """Logs steps per second, and writes them as the summary `<global step>/sec`.
 
@@ -95,23 +86,8 @@ class StepCounterHook(WriterMethods, _trigger.StepCounterTrigger, tensorflow_tra
         self._timer = _compiled(self._timer)
 
     def _log_and_record(self, elapsed_steps, elapsed_time, global_step):
-        writer = self._summary_writer
-        log_and_record = super()._log_and_record  # not TensorFlow's where a class of the user's own stands between
-        if (_RECORDS_SCALAR and getattr(log_and_record, "__func__", None) is _log_and_record and stock.Summary is _Summary
-                and stock.logging is logging
-                and (writer is None or type(getattr(writer, "add_summary", None)) is direct_writes.AddSummary)):
-            _record_scalar(self, elapsed_steps, elapsed_time, global_step)
-        else:
-            log_and_record(elapsed_steps, elapsed_time, global_step)
-
-
-_StockLogging = stock.LoggingTensorHook
-_log_tensors = _StockLogging._log_tensors
-# The same without NumPy's print options and without a record of the line, and what is printed alike without them.
-_log_scalars = rebound(_log_tensors, np=types.SimpleNamespace(get_printoptions=dict, set_printoptions=lambda **options: None),
-                       logging=_log_line)
-_SCALARS = frozenset([*(np.dtype(code).type for code in "?bhilqBHILQefd"), bytes])
-_LOGS_SCALARS = known_tensorflow.is_known(_StockLogging)
+        # Not TensorFlow's where a class of the user's own stands between.
+        stock_hooks.log_and_record(super()._log_and_record, self, elapsed_steps, elapsed_time, global_step)
 
 
 class LoggingTensorHook(PerStepMethods, _trigger.LoggingTensorTrigger, tensorflow_train.LoggingTensorHook):
@@ -135,14 +111,7 @@ class LoggingTensorHook(PerStepMethods, _trigger.LoggingTensorTrigger, tensorflo
         self._timer = _compiled(self._timer)
 
     def _log_tensors(self, tensor_values):
-        # TensorFlow sets print options for the line and sets them back, which takes as long as the line itself.
-        log_tensors = super()._log_tensors  # not TensorFlow's where a class of the user's own stands between
-        if (_LOGS_SCALARS and getattr(log_tensors, "__func__", None) is _log_tensors and stock.logging is logging
-                and not self._formatter and type(tensor_values) is dict
-                and _SCALARS.issuperset(map(type, tensor_values.values()))):
-            _log_scalars(self, tensor_values)
-        else:
-            log_tensors(tensor_values)
+        stock_hooks.log_tensors(super()._log_tensors, self, tensor_values)
 
 
 class NanTensorHook(PerStepMethods, _trigger.NanTensorTrigger, tensorflow_train.NanTensorHook):

@@ -17,8 +17,8 @@ from tensorflow.python.framework import errors
 from tensorflow.python.summary.writer import event_file_writer
 
 from fasthooks import background, known_tensorflow
-from fasthooks.hooks import direct_writes
-from fasthooks.hooks.after_step import OnceAfterStep
+from fasthooks.after_step import OnceAfterStep
+from fasthooks.output import direct_writes
 
 _KNOWN = known_tensorflow.is_known(event_file_writer.EventFileWriter, getattr(event_file_writer, "_EventLoggerThread", None))
 # What a record has around an event: its length and two checksums.
@@ -35,7 +35,8 @@ class _WatchedFile:
         self._handed = []  # what the thread was given through DirectPut and has not written yet
         self._has_caught_up = False
         self.hooks = []  # references to those that began with it, as often as they did
-        # The file at the last flush, and where that is; None: not known.
+        self.was_watched = False  # there were such; before, nobody is told of anything
+        # The file at the last flush, or once it was there, and where that is; None: not known.
         self._name = None
         self._path = ""
         self._written = 0  # bytes of the events that were written
@@ -52,6 +53,8 @@ class _WatchedFile:
             with contextlib.suppress(ValueError):  # it was given to the thread before
                 self._handed.remove(event)
                 self._has_caught_up = True
+        if self._name is None and not self.was_watched:
+            self._meet_file()
 
     def note_handed(self, event):
         """Takes note that the thread is given something to write."""
@@ -92,12 +95,18 @@ class _WatchedFile:
         with self._told():
             self._native.Flush()
         # Raises nothing here: a program may remove what it wrote, and close the writer then.
-        if not (self.is_lost or self.is_closed):
+        if self.was_watched and not (self.is_lost or self.is_closed):
             try:
                 self._look(written)
             except Exception as error:
                 self.is_lost = True
                 self._tell(error)
+
+    def _meet_file(self):
+        # What a direct write needs: the file is local, and there.
+        name = self._native.FileName()
+        if "://" not in name and os.path.exists(name):
+            self._name, self._path = name, os.path.abspath(name)
 
     def _look(self, written):
         name, path = self._native.FileName(), self._path
@@ -144,6 +153,9 @@ class _WatchedFile:
 
     def add(self, hook):
         """Tells the hook of failures from now on."""
+        if not self.was_watched:
+            self.was_watched = True
+            self._name = None  # the next flush looks at what the file has
         self.hooks[:] = [weakref.ref(other) for other in [*self._living(), hook]]
 
     def remove(self, hook):
@@ -197,16 +209,35 @@ def watch(hook: Any) -> None:
     elif event_writer._closed or _is_forsaken(worker):  # closed by the caller, who is warned of that with each event
         return
     else:
-        is_first = watched is None
+        is_first = watched is None or not watched.was_watched
     if watched is None:
-        # The writer's own, for the threads of files to come, too.
-        watched = event_writer._ev_writer = event_writer._worker._ev_writer = _WatchedFile(event_writer._ev_writer)
+        watched = _put_between(event_writer)
         watched.is_closed = not is_first
     watched.add(hook)
     direct_writes.prepare(writer)
     if is_first:
         event_writer.flush()
         raise_failure(hook)
+
+
+def _put_between(event_writer):
+    # The writer's own, for the threads of files to come, too.
+    watched = event_writer._ev_writer = event_writer._worker._ev_writer = _WatchedFile(event_writer._ev_writer)
+    return watched
+
+
+def speed_up(hook: Any) -> None:
+    """Lets summaries for `hook._summary_writer` be written directly, for a hook that is not told of failures."""
+    writer: Any = getattr(hook, "_summary_writer", None)
+    event_writer: Any = getattr(writer, "event_writer", None)
+    if not _KNOWN or not isinstance(event_writer, event_file_writer.EventFileWriter) or not direct_writes.can_serve(writer):
+        return
+    worker = event_writer._worker
+    if event_writer._closed or worker.failure_exc_info or _is_forsaken(worker):
+        return
+    if not isinstance(worker._ev_writer, _WatchedFile):
+        _put_between(event_writer)
+    direct_writes.prepare(writer)
 
 
 def settle(hook: Any) -> None:

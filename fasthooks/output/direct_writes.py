@@ -19,7 +19,7 @@ from tensorflow.python.summary.writer.event_file_writer import EventFileWriter
 from tensorflow.python.summary.writer.writer import FileWriter, SummaryToEventTransformer
 
 from fasthooks import known_tensorflow
-from fasthooks.hooks import _summary
+from fasthooks.output import _summary
 from fasthooks.rebinding import class_method
 from fasthooks.triggers import _guard
 
@@ -44,8 +44,15 @@ def _guards():
 _GUARDS = _guards()
 
 
+def can_serve(file_writer: Any) -> bool:
+    """Returns whether a FileWriter is TensorFlow's own throughout, so that its events may be written directly."""
+    event_writer = file_writer.event_writer
+    kinds = (type(file_writer), type(event_writer), type(event_writer._event_queue), type(event_writer._worker))
+    return bool(_GUARDS) and kinds == (FileWriter, EventFileWriter, _QUEUE, _THREAD)
+
+
 def prepare(file_writer: Any) -> None:
-    """Lets a FileWriter's events be written directly, unless it is not TensorFlow's own throughout.
+    """Lets a FileWriter's events be written directly, if that can be.
 
     Args:
       file_writer: A FileWriter. The file of its event writer has `write_now(event)`, which returns whether it has written an
@@ -53,8 +60,7 @@ def prepare(file_writer: Any) -> None:
     """
     event_writer = file_writer.event_writer
     queue = event_writer._event_queue
-    kinds = (type(file_writer), type(event_writer), type(queue), type(event_writer._worker))
-    if _GUARDS and kinds == (FileWriter, EventFileWriter, _QUEUE, _THREAD) and "put" not in vars(queue):
+    if can_serve(file_writer) and "put" not in vars(queue):
         event_writer._ev_writer.note_thread()
         queue.put = _DirectPut(event_writer)
         if "add_summary" not in vars(file_writer):
