@@ -126,17 +126,25 @@ def _close_wrapped(self: Any) -> Any:
 
 def _log_and_record(self: Any, elapsed_steps: Any, elapsed_time: Any, global_step: Any) -> None:
     usual = types.MethodType(_record.original, self)
-    stock_hooks.log_and_record(usual, self, elapsed_steps, elapsed_time, global_step)
+    if _serves_all:
+        stock_hooks.log_and_record(usual, self, elapsed_steps, elapsed_time, global_step)
+    else:
+        usual(elapsed_steps, elapsed_time, global_step)
 
 
 def _log_tensors(self: Any, tensor_values: Any) -> None:
-    stock_hooks.log_tensors(types.MethodType(_log.original, self), self, tensor_values)
+    usual = types.MethodType(_log.original, self)
+    if _serves_all:
+        stock_hooks.log_tensors(usual, self, tensor_values)
+    else:
+        usual(tensor_values)
 
 
 def _beginning(cls):
     def begin(self):
         replacement.original(self)
-        writers.speed_up(self)
+        if _serves_all:
+            writers.speed_up(self)
 
     replacement = Replacement(cls, "begin", begin)
     return replacement

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -23,7 +24,7 @@ from tensorflow.python.summary.writer import event_file_writer, writer, writer_c
 from tensorflow.python.training import basic_session_run_hooks
 
 import fasthooks
-from fasthooks.output import _summary, direct_writes
+from fasthooks.output import _summary, direct_writes, stock_hooks, writers
 
 v1 = tf.compat.v1
 Value = summary_pb2.Summary.Value
@@ -792,6 +793,28 @@ def test_what_is_replaced_on_a_hook_and_its_class_is_called(tmp_path, patched):
             hook._log_and_record(1, 0.5, 7)
         replaced.assert_called_once_with(1, 0.5, 7)
     target.close()
+
+
+def test_after_the_patch_what_somebody_put_over_ours_leads_to_tensorflows(tmp_path, monkeypatch):
+    v1.train.get_or_create_global_step()
+    short_ways = mock.Mock()
+    for module, name in ((stock_hooks, "log_and_record"), (stock_hooks, "log_tensors"), (writers, "speed_up")):
+        monkeypatch.setattr(module, name, getattr(short_ways, name))
+    methods = [(v1.train.StepCounterHook, "begin"), (v1.train.StepCounterHook, "_log_and_record"),
+               (v1.train.LoggingTensorHook, "_log_tensors")]
+    for cls, name in methods:
+        monkeypatch.setattr(cls, name, getattr(cls, name))  # put back at the end
+    logs = v1.train.LoggingTensorHook(["a"], every_n_iter=1)
+    logs._timer.reset()
+    logs._iter_count = 0
+    with fasthooks.patch():
+        for cls, name in methods:
+            setattr(cls, name, functools.partialmethod(getattr(cls, name)))
+        for _ in range(2):
+            begun(v1.train, None)._log_and_record(1, 0.5, 7)
+            logs._log_tensors({"a": 1})
+            assert [call[0] for call in short_ways.mock_calls] == ["speed_up", "log_and_record", "log_tensors"]
+            fasthooks.unpatch()
 
 
 def test_a_method_that_was_replaced_before_stays(tmp_path, caplog):
