@@ -404,6 +404,18 @@ def test_it_ends_with_the_patch():
         assert called(session.run, op)[1].count("run") == 5
 
 
+def test_a_hooked_session_without_other_links_stops_too():
+    with fasthooks.patch(), tf.Graph().as_default(), v1.Session() as raw:
+        hooked = monitored_session._HookedSession(raw, [])
+        one = tf.constant(1)
+        assert [hooked.run(one) for _ in range(2)] == [1, 1]
+        hooked._should_stop = 0  # as a program may have left it
+        assert hooked.run(one) == 1 and hooked._should_stop is False
+        hooked._should_stop = True
+        with pytest.raises(RuntimeError, match="Run called even after should_stop requested"):
+            hooked.run(one)
+
+
 # What a failed step means
 
 

@@ -107,10 +107,10 @@ cdef object _meet(object outer, object coordinated, object coordinator, object f
     try:
         _CoordinatedSession(_FailedOnce(None, error), coordinator).run(fetches)
     except Exception as raised:
-        if outer is coordinated or not isinstance(raised, monitored_session._PREEMPTION_ERRORS):
+        if outer is coordinated:
             raise
         error = raised
-    # Meets the error once more, recovers and repeats the call.
+    # Meets the error once more, and raises it, or recovers and repeats the call.
     return _run_recoverable(_FailedOnce(outer, error), fetches, feed_dict=feed_dict)
 
 
