@@ -2,14 +2,16 @@
 
 An import of TensorFlow takes seconds, and many tests want a process that may crash, hang or be killed, or whose end is what is
 looked at. Such a process is one of `python -c` in all else: it has its own `__main__`, imports what it wants, fasthooks too, and
-ends as the interpreter does, where a process of multiprocessing's forkserver would leave without that. What the interpreter and
-TensorFlow read of the environment when they start (PYTHONUNBUFFERED, TF_CPP_MIN_LOG_LEVEL) is the tests' own.
+ends as the interpreter does, where a process of multiprocessing's forkserver would leave without that. As far as the program and
+finders of modules can see, TensorFlow is imported when the program imports it. What the interpreter and TensorFlow read of the
+environment when they start (PYTHONUNBUFFERED, TF_CPP_MIN_LOG_LEVEL) is the tests' own.
 """
 
 import atexit
 import ctypes
 import functools
 import gc
+import importlib.machinery
 import json
 import os
 import signal
@@ -27,7 +29,7 @@ class Process(subprocess.Popen):
     Args:
       code: The program's text.
       arguments: What it finds in `sys.argv` from index 1 on.
-      options: `stdout`, `stderr`, `text`, `cwd`, `env` as for `subprocess.Popen`.
+      options: `stdin`, `stdout`, `stderr`, `text`, `cwd`, `env` as for `subprocess.Popen`.
     """
 
     def __init__(self, code, *arguments, **options):
@@ -38,14 +40,14 @@ class Process(subprocess.Popen):
         def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell,
                            *rest):
             pipes = rest[:6]
-            output, errors = [default if pipes[i] == -1 else pipes[i] for i, default in ((3, 1), (5, 2))]
+            files = [default if pipes[i] == -1 else pipes[i] for i, default in ((0, 0), (3, 1), (5, 2))]
             request = {"argv": args[1:], "cwd": os.fspath(cwd or os.getcwd()), "env": dict(os.environ if env is None else env)}
             server = _server()
             prctl = ctypes.CDLL(None).prctl
             # A process whose parent has ended becomes a child of this one, which can wait for it then.
             prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             try:
-                socket.send_fds(server, [json.dumps(request).encode()], [output, errors])
+                socket.send_fds(server, [json.dumps(request).encode()], files)
                 self.pid = int(server.recv(20))
             finally:
                 prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
@@ -68,6 +70,13 @@ def run(code, *arguments, timeout, **options):
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
+def python(*arguments):
+    """What `Process` and `run` take for `python script [...]` and `python -m module [...]`."""
+    if arguments[0] == "-m":
+        return f"import runpy; runpy.run_module({arguments[1]!r}, run_name='__main__', alter_sys=True)", *arguments[2:]
+    return "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')", *arguments
+
+
 @functools.cache
 def _server():
     # The channel to the process that forks; that one ends when the channel is closed, as it is when this process is killed.
@@ -84,6 +93,24 @@ def _server():
     return ours
 
 
+class _ImportAtOnce:
+    # Finds and loads a module that is imported already, as if it were not.
+
+    def __init__(self, module):
+        self.module = module
+        self.own = module.__spec__, module.__loader__
+
+    def find_spec(self, name, path, target=None):
+        return importlib.machinery.ModuleSpec(name, self) if name == self.module.__name__ else None
+
+    def create_module(self, spec):
+        return self.module
+
+    def exec_module(self, module):
+        module.__spec__, module.__loader__ = self.own
+        sys.meta_path.remove(self)
+
+
 def _serve(channel):
     """Forks a process for each request that comes; returns in them alone, with what is to be run."""
     import tensorflow  # noqa: F401
@@ -91,7 +118,7 @@ def _serve(channel):
     gc.freeze()  # what the collector looks at, as it does in the end, is copied; so TensorFlow's own objects are not
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is for the tests
     while True:
-        message, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 2)
+        message, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 3)
         if not message:
             os._exit(0)
         told, tell = os.pipe()
@@ -107,7 +134,7 @@ def _serve(channel):
         for descriptor in (told, tell, *descriptors):
             os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number, descriptor in enumerate(descriptors, 1):
+    for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
     for descriptor in (told, tell, *descriptors, channel.detach()):
         os.close(descriptor)
@@ -117,6 +144,7 @@ def _serve(channel):
     os.chdir(request["cwd"])
     sys.path[:1] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv[:] = ["-c", *request["argv"][2:]]
+    sys.meta_path.insert(0, _ImportAtOnce(sys.modules.pop("tensorflow")))
     return request["argv"][1]
 
 
