@@ -1,16 +1,15 @@
-"""Whole programs, as subprocesses: `python -m fasthooks run script.py` does what `python script.py` does.
+"""Whole programs, in processes of their own: `python -m fasthooks run script.py` does what `python script.py` does.
 
-The programs are those of `bench/programs`, unchanged. Compared are stdout, TensorFlow's log lines, checkpoints (every variable of
-every one, bitwise), event files, graphs and exit codes; durations and what follows from them are masked first.
+The programs are those of `bench/programs`, unchanged; `test_runner.py` starts the commands as users do. Compared are stdout,
+TensorFlow's log lines, checkpoints (every variable of every one, bitwise), event files, graphs and exit codes; durations and what
+follows from them are masked first.
 """
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import subprocess
-import sys
 
 import apart
 import pytest
@@ -19,7 +18,7 @@ from helpers import _comparable, describe_files
 pytest.importorskip("bench", reason="the programs are not beside the tests")
 
 from bench import compare_programs
-from bench.compare_programs import EVERYDAY, PATCHED, PROGRAMS
+from bench.compare_programs import EVERYDAY, PROGRAMS
 
 ROOT = pathlib.Path(compare_programs.__file__).parents[1]
 # TensorFlow warns of its deprecated reader of event files.
@@ -33,11 +32,11 @@ WITHOUT_HOOKS = {"plain_session"}
 TIMED_TAGS = ("global_step/sec", "fraction_of_")
 
 
-def start_stock(program, directory):
-    """Starts a program as `python program` does, in a process that has TensorFlow imported."""
-    code = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    return apart.Process(code, program, "--dir", directory, "--steps", STEPS, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                         text=True, cwd=ROOT)
+def start(program, directory, *command):
+    """Starts a program as `python program` does, or, with a command, `python -m fasthooks command program`."""
+    command = ["-m", "fasthooks", *command] if command else []
+    return apart.Process(*apart.python(*command, program, "--dir", directory, "--steps", STEPS), stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def masked_event(event):
@@ -70,10 +69,7 @@ def outcome(process, directory):
 
 def assert_profiled(name, stock, directory):
     """Asserts that a program does the same under `profile` too, and that the rows of its sessions add up to their turns."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fasthooks", "profile", "--json", str(directory / "figures.json"), PROGRAMS[name], "--dir",
-         str(directory / "profiled"), "--steps", str(STEPS)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
+    process = start(PROGRAMS[name], directory / "profiled", "profile", "--json", directory / "figures.json")
     profiled, errors = outcome(process, directory / "profiled")
     for seen in stock:
         assert profiled[seen] == stock[seen], seen
@@ -95,8 +91,7 @@ def test_program_does_the_same_under_run(name, tmp_path):
     if "sklearn" in path.read_text():
         pytest.importorskip("sklearn")
     with contextlib.ExitStack() as stack:
-        processes = (start_stock(path, tmp_path / "stock"),
-                     compare_programs.start(PATCHED, str(path), str(tmp_path / "patched"), STEPS))
+        processes = start(path, tmp_path / "stock"), start(path, tmp_path / "patched", "run", "--report")
         for process in processes:  # both at once
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -123,7 +118,7 @@ def test_program_with_everyday_hooks_ends_where_the_old_one_does(name, tmp_path)
     with contextlib.ExitStack() as stack:
         processes = {}
         for version, programs in (("old", PROGRAMS), ("new", EVERYDAY)):
-            process = stack.enter_context(start_stock(programs[name], tmp_path / version))
+            process = stack.enter_context(start(programs[name], tmp_path / version))
             stack.callback(process.kill)
             processes[version] = process
         (old, _), (new, errors) = (outcome(processes[version], tmp_path / version) for version in ("old", "new"))
