@@ -11,13 +11,14 @@ import sys
 import textwrap
 import zipfile
 
+import apart
 import pytest
 
 import fasthooks
 from fasthooks.cli import profile as profile_command
 
 COMMANDS = {"python": [], "fasthooks": ["-m", "fasthooks", "run"]}
-PROFILE = {"profile": ["-m", "fasthooks", "profile"]}
+STARTS = {**COMMANDS, "profile": ["-m", "fasthooks", "profile"]}
 
 OUR_FRAME = re.compile(r'File "[^"]*fasthooks/(\w+/)?\w+\.pyx?"')
 
@@ -58,18 +59,31 @@ print(sys.argv, sys.path[0], sys._getframe().f_code.co_filename)
 """
 
 
-def run(command, *args, directory, stdin=None, options=(), **environment):
-    """Runs a program; returns the finished process, with TensorFlow's own lines taken out of stderr."""
-    path = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, *options, *{**COMMANDS, **PROFILE}[command], *args], cwd=directory, capture_output=True, text=True,
-        timeout=240,
-        env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}, input=stdin)
+def without_tensorflows_lines(done):
+    """A finished process, with TensorFlow's own lines taken out of stderr."""
     done.stderr = "".join(
         line for line in done.stderr.splitlines(keepends=True)
         if not re.match(r"[IWE]\d{4} |WARNING|Instructions for|non-resource variables|\d{4}-\d\d-\d\d|To enable the", line)
     ).strip()
     return done
+
+
+def environment(**more):
+    """That of the tests, in which their modules are found."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TF_CPP_MIN_LOG_LEVEL": "3", **more}
+
+
+def run(command, *args, directory, stdin=None, options=(), **more):
+    """Runs a program; returns the finished process, with TensorFlow's own lines taken out of stderr."""
+    return without_tensorflows_lines(subprocess.run(
+        [sys.executable, *options, *STARTS[command], *args], cwd=directory, capture_output=True, text=True, timeout=240,
+        env=environment(**more), input=stdin))
+
+
+def run_apart(command, *args, directory):
+    """As `run`, in a process whose import of TensorFlow takes no time: where neither the start nor the import is looked at."""
+    return without_tensorflows_lines(
+        apart.run(*apart.python(*STARTS[command], *args), cwd=directory, timeout=240, env=environment()))
 
 
 def compare(*args, directory, **more):
@@ -167,7 +181,7 @@ def test_an_interrupt_from_outside(tmp_path):
     codes = []
     for command in COMMANDS.values():
         process = subprocess.Popen([sys.executable, *command, str(program)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+                                   text=True, env=environment())
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
@@ -197,7 +211,7 @@ def test_spawned_processes_find_the_programs_main_module(tmp_path):
 def test_a_training_program_runs_patched(tmp_path):
     write(tmp_path, "program.py", TRAINING)
     assert compare("program.py", "30", directory=tmp_path).stdout == "end 30\n"
-    done = run("fasthooks", "--report", "program.py", "30", directory=tmp_path)
+    done = run_apart("fasthooks", "--report", "program.py", "30", directory=tmp_path)
     assert done.stdout == "end 30\n" and done.returncode == 0
     assert re.search(r"^fasthooks: 30 steps, 30 of them \(100\.0%\) by a plan, [\d,.]+ steps/s$", done.stderr, re.M)
     assert re.search(r"^fasthooks: \d+ plans made, 0 dropped$", done.stderr, re.M)
@@ -206,7 +220,7 @@ def test_a_training_program_runs_patched(tmp_path):
 def test_a_module_runs_patched(tmp_path):
     write(tmp_path, "package/__init__.py", "")
     write(tmp_path, "package/train.py", TRAINING)
-    done = run("fasthooks", "--report", "-m", "package.train", "7", directory=tmp_path)
+    done = run_apart("fasthooks", "--report", "-m", "package.train", "7", directory=tmp_path)
     assert done.stdout == "end 7\n" and "7 steps, 7 of them" in done.stderr
 
 
@@ -214,7 +228,7 @@ def test_the_report_tells_what_fell_back_and_why(tmp_path):
     write(tmp_path, "program.py", TRAINING.replace(
         "with tf.train.Mon", "x = tf.placeholder(tf.float32)\nwith tf.train.Mon").replace(
         "session.run(op)", "session.run(op, {(x,): (1,)})"))
-    done = run("fasthooks", "--report", "program.py", "5", directory=tmp_path)
+    done = run_apart("fasthooks", "--report", "program.py", "5", directory=tmp_path)
     assert "fasthooks: 5 steps, 0 of them (0.0%) by a plan" in done.stderr
     assert re.search(r"^fasthooks: 5 took TensorFlow's own way: a feed key has the type tuple", done.stderr, re.M)
 
@@ -223,7 +237,7 @@ def test_the_clock_is_read_for_the_report_only(tmp_path):
     tail = "\nfrom fasthooks.step import _plan\nprint(_plan.totals()['steps_per_sec'] is None)\n"
     write(tmp_path, "program.py", TRAINING + tail)
     for options, untimed in (([], True), (["--report"], False)):
-        assert run("fasthooks", *options, "program.py", "5", directory=tmp_path).stdout == f"end 5\n{untimed}\n"
+        assert run_apart("fasthooks", *options, "program.py", "5", directory=tmp_path).stdout == f"end 5\n{untimed}\n"
 
 
 def test_the_report_counts_steps_of_sessions_that_were_changed(tmp_path):
@@ -231,14 +245,14 @@ def test_the_report_counts_steps_of_sessions_that_were_changed(tmp_path):
     hooked = session._sess._sess._sess
     hooked._call_hook_before_run = hooked._call_hook_before_run
 """))
-    done = run("fasthooks", "--report", "program.py", "5", directory=tmp_path)
+    done = run_apart("fasthooks", "--report", "program.py", "5", directory=tmp_path)
     assert done.stdout == "end 5\n" and "fasthooks: 5 steps, 0 of them (0.0%) by a plan" in done.stderr
     assert re.search(r"^fasthooks: 5 took TensorFlow's own way: the hooked session is of a kind", done.stderr, re.M)
 
 
 def test_the_report_comes_after_an_error_too(tmp_path):
     write(tmp_path, "program.py", TRAINING)
-    done = run("fasthooks", "--report", "program.py", "30", "3", directory=tmp_path)
+    done = run_apart("fasthooks", "--report", "program.py", "30", "3", directory=tmp_path)
     assert done.returncode == 1 and "ValueError: step 3" in done.stderr
     assert "fasthooks: 3 steps" in done.stderr.splitlines()[-2]
 
@@ -249,15 +263,23 @@ def test_the_report_of_a_program_without_tensorflow(tmp_path):
     assert (done.stdout, done.stderr) == ("1\n", "fasthooks: the program did not import TensorFlow")
 
 
-def test_tracebacks_of_a_step_show_no_frame_of_ours(tmp_path):
-    write(tmp_path, "program.py", TRAINING)
-    stock, ours = (run(command, "program.py", "30", "3", directory=tmp_path) for command in COMMANDS)
+def frames(errors):
+    """The frames of a stderr's tracebacks, without TensorFlow's."""
+    return [frame for frame in re.findall(r'File "(.*)", line (\d+), in (\w+)', errors) if "tensorflow" not in frame[0]]
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory):
+    """A program that fails, and what it does under `python`."""
+    path = write(tmp_path_factory.mktemp("failing"), "program.py", TRAINING)
+    return path, run("python", "program.py", "30", "3", directory=path.parent)
+
+
+def test_tracebacks_of_a_step_show_no_frame_of_ours(failing):
+    path, stock = failing
+    ours = run("fasthooks", "program.py", "30", "3", directory=path.parent)
     assert ours.returncode == stock.returncode == 1
     assert not OUR_FRAME.search(ours.stderr) and "KeyError: 'nothing'" in ours.stderr
-
-    def frames(text):
-        return [frame for frame in re.findall(r'File "(.*)", line (\d+), in (\w+)', text) if "tensorflow" not in frame[0]]
-
     assert frames(ours.stderr) == frames(stock.stderr)
 
 
@@ -340,9 +362,9 @@ def test_plain_sessions(tmp_path):
         with tf.Session() as session:
             print([session.run(value) for _ in range(5)])
     """)
-    stock = run("python", "program.py", directory=tmp_path)
-    patched = run("fasthooks", "--report", "program.py", directory=tmp_path)
-    ours = run("fasthooks", "--report", "--sessions", "program.py", directory=tmp_path)
+    stock = run_apart("python", "program.py", directory=tmp_path)
+    patched = run_apart("fasthooks", "--report", "program.py", directory=tmp_path)
+    ours = run_apart("fasthooks", "--report", "--sessions", "program.py", directory=tmp_path)
     assert stock.stdout == patched.stdout == ours.stdout
     assert "0 steps, 0 of them" in patched.stderr and "5 steps, 5 of them" in ours.stderr
 
@@ -371,24 +393,19 @@ def test_as_many_steps_as_the_function_takes(option, most):
 def test_the_report_tells_what_hooks_take_and_names_slow_ones(tmp_path):
     write(tmp_path, "program.py", TRAINING.replace("tf.logging.ERROR", "tf.logging.WARN").replace(
         "        if fail_at", "        import time; time.sleep(0.002)\n        if fail_at"))
-    done = run("fasthooks", "--report", "program.py", "160", directory=tmp_path)
+    # TensorFlow's lines are among what is looked at.
+    done = apart.run(*apart.python(*STARTS["fasthooks"], "--report", "program.py", "160"), cwd=tmp_path, timeout=240,
+                     env=environment())
     assert done.returncode == 0
     hooks, step = re.search(r"^fasthooks: hooks in Python: ([\d,.]+) µs of ([\d,.]+) µs a step$", done.stderr, re.M).groups()
     assert 2000 <= float(hooks.replace(",", "")) < float(step.replace(",", ""))
-    unfiltered = run_unfiltered("fasthooks", "--report", "program.py", "160", directory=tmp_path)
-    assert unfiltered.count("fasthooks: Hook (hooks[0]).after_run takes ") == 1
+    assert done.stderr.count("fasthooks: Hook (hooks[0]).after_run takes ") == 1
 
 
 # `profile`: the same, and a table
 
 
 NO_TENSORFLOW = "fasthooks: the program did not import TensorFlow"
-
-
-def run_unfiltered(command, *args, directory):
-    """Runs a program; returns all of its stderr."""
-    return subprocess.run([sys.executable, *COMMANDS[command], *args], cwd=directory, capture_output=True, text=True, timeout=240,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}).stderr
 
 
 @pytest.mark.parametrize("statement", [
@@ -418,15 +435,15 @@ def test_a_program_is_profiled(tmp_path):
     assert sum(event["name"] == "step" for event in events) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "figures.json", "program.py", "trace.json"]
     write(tmp_path, "program.py", TRAINING)
-    done = run("profile", "--skip-steps", "0", "--json", "-", "program.py", "5", directory=tmp_path)
+    done = run_apart("profile", "--skip-steps", "0", "--json", "-", "program.py", "5", directory=tmp_path)
     assert done.stdout.startswith("end 5\n") and json.loads(done.stdout.partition("\n")[2])["sessions"][0]["turns"] == 5
 
 
 def test_a_profile_of_a_program_that_closes_its_outputs(tmp_path):
     for closed, json_file in (("stdout", "-"), ("stderr", "figures.json")):
         write(tmp_path, "program.py", TRAINING + f"sys.{closed}.close()\n")
-        done = run("profile", "--skip-steps", "0", "--json", json_file, "--trace", f"{closed}.json", "program.py", "5",
-                   directory=tmp_path)
+        done = run_apart("profile", "--skip-steps", "0", "--json", json_file, "--trace", f"{closed}.json", "program.py", "5",
+                         directory=tmp_path)
         assert done.returncode == 0 and json.loads((tmp_path / f"{closed}.json").read_text())["traceEvents"]
         assert "Traceback" not in done.stderr
         if closed == "stdout":
@@ -438,21 +455,16 @@ def test_a_profile_of_a_program_that_closes_its_outputs(tmp_path):
 def test_a_module_is_profiled(tmp_path):
     write(tmp_path, "package/__init__.py", "")
     write(tmp_path, "package/train.py", TRAINING)
-    done = run("profile", "-m", "package.train", "7", directory=tmp_path)
+    done = run_apart("profile", "-m", "package.train", "7", directory=tmp_path)
     assert done.stdout == "end 7\n" and "session 1: 7 steps, all within the first 100" in done.stderr
 
 
-def test_the_table_comes_after_an_error_too(tmp_path):
-    write(tmp_path, "program.py", TRAINING)
-    stock = run("python", "program.py", "30", "3", directory=tmp_path)
-    ours = run("profile", "--skip-steps", "0", "program.py", "30", "3", directory=tmp_path)
+def test_the_table_comes_after_an_error_too(failing):
+    path, stock = failing
+    ours = run("profile", "--skip-steps", "0", "program.py", "30", "3", directory=path.parent)
     assert ours.returncode == stock.returncode == 1
     errors, _, table = ours.stderr.partition("session 1: ")
     assert table.startswith("2 turns of your loop after the first 0") and "1 steps failed" in table
-
-    def frames(text):
-        return [frame for frame in re.findall(r'File "(.*)", line (\d+), in (\w+)', text) if "tensorflow" not in frame[0]]
-
     assert frames(errors) == frames(stock.stderr) and not OUR_FRAME.search(errors)
 
 
@@ -465,9 +477,9 @@ def test_plain_sessions_are_profiled(tmp_path):
             for _ in range(5):
                 session.run(value)
     """)
-    done = run("profile", "program.py", directory=tmp_path)
+    done = run_apart("profile", "program.py", directory=tmp_path)
     assert done.stderr == "0 steps: fasthooks.patch() or `python -m fasthooks profile`"
-    done = run("profile", "--sessions", "--skip-steps", "1", "program.py", directory=tmp_path)
+    done = run_apart("profile", "--sessions", "--skip-steps", "1", "program.py", directory=tmp_path)
     assert done.stderr.startswith("session 1: 4 turns of your loop after the first 1")
 
 
@@ -480,4 +492,4 @@ def test_a_program_that_profiles_itself(tmp_path):
         except RuntimeError as error:
             print(error)
     """)
-    assert "Another fasthooks.profile is in force" in run("profile", "program.py", directory=tmp_path).stdout
+    assert "Another fasthooks.profile is in force" in run_apart("profile", "program.py", directory=tmp_path).stdout
