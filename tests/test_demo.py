@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import apart
 import pytest
 
 from fasthooks.cli import demo
@@ -13,6 +14,11 @@ from fasthooks.cli import demo
 def run(*arguments, directory):
     return subprocess.run([sys.executable, "-m", "fasthooks", "demo", *arguments], cwd=directory, text=True, capture_output=True,
                           timeout=280, env={**os.environ, "COLUMNS": "80"})
+
+
+def run_apart(*arguments, directory):
+    """As `run`, in a process that need not import TensorFlow for it."""
+    return apart.run(*apart.python("-m", "fasthooks", "demo", *arguments), cwd=directory, timeout=280)
 
 
 def test_both_trainings_end_with_the_same_variables(tmp_path):
@@ -39,14 +45,14 @@ def test_both_trainings_end_with_the_same_variables(tmp_path):
 @pytest.mark.parametrize("option", ["--json", "--dir"])
 def test_what_cannot_be_written_is_refused_before_the_training(tmp_path, option):
     (tmp_path / "file").write_text("")
-    done = run("--dir", str(tmp_path / "out"), option, str(tmp_path / "file" / "below"), directory=tmp_path)
+    done = run_apart("--dir", str(tmp_path / "out"), option, str(tmp_path / "file" / "below"), directory=tmp_path)
     assert done.returncode == 1 and "Writing to" not in done.stdout
     assert done.stderr.splitlines()[-1].startswith(f"demo: {option} cannot be written: ")
 
 
 def test_a_file_in_the_place_of_the_directory(tmp_path):
     (tmp_path / "file").write_text("")
-    done = run("--dir", "file", directory=tmp_path)
+    done = run_apart("--dir", "file", directory=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1] == "demo: --dir must be a directory; file is a file"
 

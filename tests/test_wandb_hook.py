@@ -3,11 +3,10 @@
 import importlib
 import json
 import struct
-import subprocess
-import sys
 import textwrap
 import time
 
+import apart
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -521,5 +520,5 @@ def test_wandb_is_missing():
         except ImportError as error:
             print(error)
     """)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout == "WandbHook needs the wandb package: pip install 'fasthooks[wandb]'\n"
+    done = apart.run(program, timeout=120)
+    assert done.returncode == 0 and done.stdout == "WandbHook needs the wandb package: pip install 'fasthooks[wandb]'\n"
