@@ -395,7 +395,8 @@ def wandb_offline(directory):
     """An offline wandb run that keeps its files under `directory` and prints nothing."""
     import wandb
 
-    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True, disable_git=True)
+    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True, x_save_requirements=False,
+                              disable_git=True)
     run = wandb.init(mode="offline", dir=directory, project="bench", settings=settings)
     try:
         yield run

@@ -68,7 +68,9 @@ class OfflineRun:
     def __enter__(self):
         if self.is_first:
             wandb_log.reset_state()
-        settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True)
+        # A list of all installed packages takes longer than the rest of the start.
+        settings = wandb.Settings(
+            silent=True, console="off", x_disable_stats=True, x_disable_meta=True, x_save_requirements=False)
         self.path = wandb.init(mode="offline", dir=str(self.directory), settings=settings).settings.sync_file
         return self
 
