@@ -20,13 +20,14 @@ from fasthooks.step import _live
 del session_ops.TensorHandle.__del__
 
 _stock_records = {}
-# Files that take minutes, most of it waiting for processes that they start. They begin first, the longest before: one that
-# began last would leave the other process of pytest-xdist with nothing to do.
+# Files that take long, the longest first: one that began last would leave the other process of pytest-xdist with nothing to do.
 _LONG_FILES = (
-    "test_known_tensorflow", "test_runner", "test_programs", "test_bench_smoke", "test_async_checkpoint", "test_hook_contract",
-    "test_distributed", "test_interruption", "test_scheduling", "test_plain_session", "test_writers", "test_wandb_hook",
-    "test_types", "test_references", "test_random_programs", "test_clusters", "test_remote_sessions", "test_background",
-    "test_plan_errors", "test_demo")
+    "test_hook_contract", "test_async_checkpoint", "test_known_tensorflow", "test_hooks", "test_bench_smoke", "test_reach_inside",
+    "test_session", "test_wandb_hook", "test_reach_runs", "test_distributed", "test_periodic", "test_reach_sessions",
+    "test_programs", "test_runner", "test_writers", "test_reach_modules", "test_interruption", "test_references", "test_metrics",
+    "test_dispatch", "test_plan", "test_hook_cost", "test_clusters", "test_progress", "test_sinks", "test_scheduling",
+    "test_types", "test_kernel_state", "test_trigger", "test_read_order", "test_feeds", "test_remote_sessions",
+    "test_plain_session", "test_plan_errors", "test_dead_fetches", "test_random_programs")
 
 # For `bench`. At the end: an installed fasthooks is found first.
 sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
