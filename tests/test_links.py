@@ -4,6 +4,7 @@ import contextlib
 import re
 import sys
 import threading
+import traceback
 from unittest import mock
 
 import pytest
@@ -524,3 +525,17 @@ def test_a_failed_step_means_what_it_does_to_tensorflow(make, failure, caplog):
     stock = outcome("neither")
     for way in ("patched", "adopted", "ours"):
         assert outcome(way) == stock
+
+
+@pytest.mark.parametrize("make", ["MonitoredSession", "SingularMonitoredSession"])
+@pytest.mark.parametrize("way", ["patched", "adopted", "ours"])
+def test_a_traceback_has_the_way_of_the_step_once(way, make):
+    with opened(way, getattr(fasthooks if way == "ours" else v1.train, make)) as (session, op):
+        told = Told()
+        told.tasks = {"after": [raises(ValueError)]}
+        links(session)[2]._hooks.append(told)
+        with pytest.raises(ValueError, match="told to") as raised:
+            session.run(op)
+        frames = traceback.extract_tb(raised.tb)
+        assert [frame.name for frame in frames[-3:]] == ["after_run", "_do", "fail"] and frames[0].filename == __file__
+        assert not [frame for frame in frames if frame.filename in FILES]

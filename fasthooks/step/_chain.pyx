@@ -104,14 +104,21 @@ class _FailedOnce:
 cdef object _meet(object outer, object coordinated, object coordinator, object fetches, object feed_dict, object error):
     # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for TensorFlow's own code to say,
     # of the links that the step began with; `close` may have emptied the real ones meanwhile.
+    met, traceback = error, error.__traceback__
     try:
-        _CoordinatedSession(_FailedOnce(None, error), coordinator).run(fetches)
+        try:
+            _CoordinatedSession(_FailedOnce(None, error), coordinator).run(fetches)
+        except Exception as raised:
+            if outer is coordinated:
+                raise
+            error = raised
+        # Meets the error once more, and raises it, or recovers and repeats the call.
+        return _run_recoverable(_FailedOnce(outer, error), fetches, feed_dict=feed_dict)
     except Exception as raised:
-        if outer is coordinated:
+        if raised is not met:
             raise
-        error = raised
-    # Meets the error once more, and raises it, or recovers and repeats the call.
-    return _run_recoverable(_FailedOnce(outer, error), fetches, feed_dict=feed_dict)
+        raised.__traceback__ = traceback    # without the ways that it took here
+        raise raised
 
 
 cdef int check_may_run(object session) except -1:
