@@ -727,6 +727,48 @@ def test_a_file_is_known_without_a_flush(tmp_path, patched):
     assert [event.step for event in read(tmp_path) if event.HasField("summary")] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("name", ["memory://events", "not/there", None])
+def test_only_a_local_file_that_is_there_is_written_directly(tmp_path, patched, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "memory:").mkdir()
+    (tmp_path / "memory:" / "events").touch()
+    target = v1.summary.FileWriter(str(tmp_path))
+    begun(v1.train, target)
+    file = target.event_writer._ev_writer
+    native = file._native
+    with mock.patch.object(file, "_native", mock.Mock(wraps=native)) as seen:
+        seen.FileName.side_effect = native.FileName if name is None else lambda: name
+        for step in range(2):
+            target.add_summary(scalars(1), step)
+            target.event_writer.flush()
+    assert seen.WriteEvent.call_count == (1 if name is None else 2)
+    assert [event.step for event in read(tmp_path) if event.HasField("summary")] == [0, 1]
+    target.close()
+
+
+def test_what_a_file_had_is_known_to_a_hook_of_ours_that_comes_later(tmp_path, patched):
+    target = v1.summary.FileWriter(str(tmp_path))
+    target.add_summary(scalars(50), 0)
+    target.flush()
+    begun(v1.train, target)
+    target.add_summary(scalars(1), 1)
+    target.flush()
+    hook = begun(fasthooks, target)
+    path, = tmp_path.iterdir()
+    os.truncate(path, path.stat().st_size - 1)
+    target.flush()
+    with pytest.raises(tf.errors.DataLossError, match="the disk may be full"):
+        hook.end()
+    target.close()
+
+
+def test_writers_whose_code_is_not_known_are_left_alone(tmp_path, patched, monkeypatch):
+    monkeypatch.setattr(writers, "_KNOWN", False)
+    target = v1.summary.FileWriter(str(tmp_path))
+    begun(v1.train, target)
+    assert not isinstance(target.event_writer._ev_writer, writers._WatchedFile)
+
+
 def test_a_writer_that_wrote_nothing_makes_no_file(tmp_path, patched):
     target = v1.summary.FileWriter(str(tmp_path))
     begun(v1.train, target)
