@@ -67,7 +67,8 @@ class build_ext(setuptools_build_ext):
             nthreads=JOBS if len(self.extensions) > 1 else 0,
             annotate=ANNOTATE,
             emit_linenums=DEBUG,
-            compiler_directives={"language_level": 3, "linetrace": TRACE},
+            # Methods of compiled classes are then descriptors of CPython's own, which check what they are given as `self`.
+            compiler_directives={"language_level": 3, "linetrace": TRACE, "binding": False, "embedsignature.format": "clinic"},
         )
         for extension, in_c in zip(self.extensions, translated, strict=True):
             extension.sources = in_c.sources

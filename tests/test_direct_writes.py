@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import copy
 import functools
 import gc
 import logging
@@ -767,6 +768,58 @@ def test_writers_whose_code_is_not_known_are_left_alone(tmp_path, patched, monke
     target = v1.summary.FileWriter(str(tmp_path))
     begun(v1.train, target)
     assert not isinstance(target.event_writer._ev_writer, writers._WatchedFile)
+
+
+def test_fakes_and_mocks_have_no_thread(patched):
+    class Strict:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    for api in (v1.train, fasthooks):
+        hook = begun(api, Strict())
+        with mock.patch.object(event_file_writer, "EventFileWriter"):
+            hook.begin()
+
+
+def test_other_libraries_find_the_native_writers_methods(events):
+    assert events.file.FileName() == events._real.FileName()
+    assert not hasattr(events.file, "nothing")
+    assert isinstance(copy.copy(events.file), writers._WatchedFile)
+
+
+def test_a_writer_of_another_kind_since_sees_all(events):
+    class Tee:
+        def __init__(self, inner):
+            self.inner, self.seen = inner, []
+
+        def add_event(self, event):
+            self.seen.append(event.step)
+            self.inner.add_event(event)
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    class Mine(v1.summary.FileWriter):
+        def add_summary(self, summary, global_step=None):
+            seen.append(global_step)
+
+    seen, own = [], events.writer.event_writer
+    events.writer.event_writer = tee = Tee(own)
+    events.hook._log_and_record(1, 0.5, 7)
+    assert tee.seen == [7]
+    events.writer.event_writer = own
+    events.writer.__class__ = Mine
+    events.hook._log_and_record(1, 0.5, 8)
+    assert seen == [8]
+    events.writer.__class__ = v1.summary.FileWriter
+
+
+def test_a_method_that_is_set_before_stays(tmp_path, patched):
+    target = v1.summary.FileWriter(str(tmp_path))
+    target.add_summary = mine = mock.Mock()
+    begun(v1.train, target)
+    assert target.add_summary is mine
+    target.close()
 
 
 def test_a_writer_that_wrote_nothing_makes_no_file(tmp_path, patched):

@@ -1,10 +1,12 @@
 """`should_stop` and `run` of TensorFlow's sessions whose steps are compiled: a link is called if it has a say, and only then."""
 
 import contextlib
+import gc
 import re
 import sys
 import threading
 import traceback
+import weakref
 from unittest import mock
 
 import pytest
@@ -447,6 +449,16 @@ def raises(error, message="told to"):
     return fail
 
 
+def raises_while_handling(error):
+    def fail():
+        try:
+            raise KeyError("before")
+        except KeyError:
+            raises(error)()
+
+    return fail
+
+
 def fails_thread(error, coordinators):
     """What makes a thread of the session's coordinator fail."""
     def fail():
@@ -480,6 +492,9 @@ FAILURES = {
     "value, a thread was aborted": lambda told: {"before": [both(fails_thread(ABORTED, told.created), raises(ValueError))]},
     "aborted, a thread's": lambda told: {"before": [both(fails_thread(ValueError, told.created), raises(ABORTED))]},
     "aborted, thread's too": lambda told: {"after": [both(fails_thread(UNAVAILABLE, told.created), raises(ABORTED))]},
+    "value, while another is handled": lambda told: {"after": [raises_while_handling(ValueError)]},
+    "value, a thread's, while another is handled": lambda told: {
+        "after": [both(fails_thread(KeyError, told.created), raises_while_handling(ValueError))]},
     "aborted, then value": lambda told: {"before": [raises(ABORTED), raises(ValueError)]},
 }
 
@@ -495,7 +510,8 @@ def seen_of(error):
 
 @pytest.mark.parametrize("make", ["MonitoredSession", "SingularMonitoredSession"])
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_failed_step_means_what_it_does_to_tensorflow(make, failure, caplog):
+@pytest.mark.parametrize("handles", [False, True], ids=["", "in a handler"])
+def test_a_failed_step_means_what_it_does_to_tensorflow(make, failure, handles, caplog):
     def outcome(way):
         api = fasthooks if way in ("ours", "adopted") else v1.train
         told, ends = Told(), []
@@ -515,7 +531,13 @@ def test_a_failed_step_means_what_it_does_to_tensorflow(make, failure, caplog):
                 assert fasthooks.report(session)["planned_steps"] == 3
             told.tasks = FAILURES[failure](told)
             for _ in range(4):
-                tell(lambda: session.run(op))
+                try:
+                    raise LookupError("of the loop")
+                except LookupError:
+                    if handles:
+                        tell(lambda: session.run(op))
+                if not handles:
+                    tell(lambda: session.run(op))
                 tell(session.should_stop)
                 ends.append(len(told.created))
             tell(session.close)
@@ -539,3 +561,46 @@ def test_a_traceback_has_the_way_of_the_step_once(way, make):
         frames = traceback.extract_tb(raised.tb)
         assert [frame.name for frame in frames[-3:]] == ["after_run", "_do", "fail"] and frames[0].filename == __file__
         assert not [frame for frame in frames if frame.filename in FILES]
+
+
+@pytest.mark.parametrize("way", ["neither", "patched", "adopted", "ours"])
+def test_nothing_of_a_lost_session_lives_on_in_the_repeated_step(way):
+    made, living = [], []
+
+    class Creator(v1.train.ChiefSessionCreator):
+        def create_session(self):
+            session = super().create_session()
+            made.append(weakref.ref(session))
+            return session
+
+    def look():
+        living.append([session() is not None for session in made])
+
+    told = Told()
+    api = fasthooks if way in ("ours", "adopted") else v1.train
+    gc.collect()
+    gc.disable()
+    try:
+        with fasthooks.patch() if way == "patched" else contextlib.nullcontext(), tf.Graph().as_default():
+            op = v1.assign_add(v1.train.get_or_create_global_step(), 1)
+            hooks = [told, api.StopAtStepHook(last_step=100)]
+            with (fasthooks if way == "ours" else v1.train).MonitoredSession(Creator(), hooks) as session:
+                for _ in range(3):
+                    session.run(op)
+                told.tasks = {"after": [raises(ABORTED)], "before": [look, look]}
+                session.run(op)
+    finally:
+        gc.enable()
+    assert living == [[True], [False, True]]
+
+
+@pytest.mark.parametrize("way", ["patched", "ours"])
+def test_no_other_links_are_made_for_a_failed_step(way):
+    with opened(way, (fasthooks if way == "ours" else v1.train).MonitoredSession) as (session, op):
+        told = Told()
+        told.tasks = {"after": [raises(ValueError)]}
+        links(session)[2]._hooks.append(told)
+        with mock.patch.object(monitored_session._CoordinatedSession, "__init__") as make:
+            with pytest.raises(ValueError, match="told to"):
+                session.run(op)
+        assert not make.mock_calls

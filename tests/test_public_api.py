@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 
+import apart
 import pytest
 import tensorflow as tf
 
@@ -136,6 +137,32 @@ def test_docstrings_of_session_methods(name):
 def test_version_is_that_of_the_metadata():
     assert fh.__version__ == importlib.metadata.version("fasthooks")
     assert re.fullmatch(r"\d+\.\d+\.\d+", fh.__version__)
+
+
+def test_methods_of_compiled_classes_refuse_other_objects():
+    """Called from the class with anything: an error, and no end of the interpreter."""
+    program = """if True:
+        import importlib, pkgutil
+        import fasthooks, tensorflow
+        called = refused = 0
+        for found in pkgutil.walk_packages(fasthooks.__path__, "fasthooks."):
+            if not found.name.rpartition(".")[2].startswith("_") or found.name.endswith("__main__"):
+                continue
+            for cls in vars(importlib.import_module(found.name)).values():
+                if not isinstance(cls, type) or cls.__module__ != found.name or cls.__flags__ & 1 << 9:  # classes in Python
+                    continue
+                kinds = ("method_descriptor", "cython_function_or_method")
+                for method in [one for one in vars(cls).values() if type(one).__name__ in kinds]:
+                    for arguments in ([], [1], [1, 2], [1, 2, 3], [1, 2, 3, 4]):
+                        try:
+                            method(None, *arguments)
+                        except TypeError:
+                            refused += 1
+                        called += 1
+        print(called > 100, called == refused)
+        """
+    done = apart.run(program, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
 
 
 @pytest.mark.parametrize("use", ["fasthooks.MonitoredSession", "fasthooks.session", "from fasthooks import hook_cost"])

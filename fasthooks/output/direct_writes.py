@@ -147,8 +147,9 @@ class AddSummary:
         file_writer = self._writer()
         event_writer = file_writer.event_writer
         put = getattr(getattr(event_writer, "_event_queue", None), "put", None)
-        if (type(put) is not _DirectPut or not all(map(_guard.ClassGuard.is_intact, _GUARDS)) or "_add_event" in vars(file_writer)
-                or "add_event" in vars(event_writer) or "_try_put" in vars(event_writer)
+        if (type(file_writer) is not FileWriter or type(event_writer) is not EventFileWriter
+                or type(put) is not _DirectPut or not all(map(_guard.ClassGuard.is_intact, _GUARDS))
+                or "_add_event" in vars(file_writer) or "add_event" in vars(event_writer) or "_try_put" in vars(event_writer)
                 or not isinstance(global_step, (int, np.integer)) or not -2**63 <= global_step < 2**63):
             return False
         packed = _packed(summary)

@@ -20,7 +20,8 @@ from fasthooks import background, known_tensorflow
 from fasthooks.after_step import OnceAfterStep
 from fasthooks.output import direct_writes
 
-_KNOWN = known_tensorflow.is_known(event_file_writer.EventFileWriter, getattr(event_file_writer, "_EventLoggerThread", None))
+_EventFileWriter = event_file_writer.EventFileWriter
+_KNOWN = known_tensorflow.is_known(_EventFileWriter, getattr(event_file_writer, "_EventLoggerThread", None))
 # What a record has around an event: its length and two checksums.
 _FRAME = 16
 # Bytes of an event above which writing may take longer than waking the thread.
@@ -43,6 +44,12 @@ class _WatchedFile:
         self._others = 0  # bytes that the file has beside these
         self.is_closed = False  # there will be another file, with the next event
         self.is_lost = False  # the file is not what it must be
+
+    def __getattr__(self, name):
+        # What other libraries ask of the native writer, that is behind no copy of this object.
+        if name == "_native":
+            raise AttributeError(name)
+        return getattr(self._native, name)
 
     def WriteEvent(self, event):
         with self._told():
@@ -188,10 +195,8 @@ def watch(hook: Any) -> None:
     failure = _Failure.of(hook)
     if failure is not None:
         failure.withdraw()
-    writer: Any = getattr(hook, "_summary_writer", None)
-    event_writer: Any = getattr(writer, "event_writer", None)
-    # Not writers of other libraries, and no mocks.
-    if not _KNOWN or not isinstance(event_writer, event_file_writer.EventFileWriter):
+    writer, event_writer = _writers_of(hook)
+    if not _KNOWN or event_writer is None:
         return
     worker = event_writer._worker
     watched = worker._ev_writer if isinstance(worker._ev_writer, _WatchedFile) else None
@@ -220,6 +225,16 @@ def watch(hook: Any) -> None:
         raise_failure(hook)
 
 
+def _writers_of(hook):
+    # The hook's writer and the one that has a thread; None for that of other libraries, and of mocks.
+    writer: Any = getattr(hook, "_summary_writer", None)
+    try:
+        event_writer: Any = getattr(writer, "event_writer", None)
+    except Exception:  # writers are anybody's
+        event_writer = None
+    return writer, event_writer if isinstance(event_writer, _EventFileWriter) else None
+
+
 def _put_between(event_writer):
     # The writer's own, for the threads of files to come, too.
     watched = event_writer._ev_writer = event_writer._worker._ev_writer = _WatchedFile(event_writer._ev_writer)
@@ -228,9 +243,8 @@ def _put_between(event_writer):
 
 def speed_up(hook: Any) -> None:
     """Lets summaries for `hook._summary_writer` be written directly, for a hook that is not told of failures."""
-    writer: Any = getattr(hook, "_summary_writer", None)
-    event_writer: Any = getattr(writer, "event_writer", None)
-    if not _KNOWN or not isinstance(event_writer, event_file_writer.EventFileWriter) or not direct_writes.can_serve(writer):
+    writer, event_writer = _writers_of(hook)
+    if not _KNOWN or event_writer is None or not direct_writes.can_serve(writer):
         return
     worker = event_writer._worker
     if event_writer._closed or worker.failure_exc_info or _is_forsaken(worker):
@@ -242,7 +256,7 @@ def speed_up(hook: Any) -> None:
 
 def settle(hook: Any) -> None:
     """Raises the failure that the hook has not raised yet, after all events were written; for its `end`."""
-    event_writer: Any = getattr(getattr(hook, "_summary_writer", None), "event_writer", None)
+    _, event_writer = _writers_of(hook)
     worker = getattr(event_writer, "_worker", None)
     watched = getattr(worker, "_ev_writer", None)
     if not isinstance(watched, _WatchedFile):

@@ -29,7 +29,7 @@ cdef class HookedSessionBase:
 # The links of a session chain when nothing was last seen to be in the way. Never changed once made.
 cdef class Chain:
     cdef object coordinator
-    cdef object outer, coordinated      # the links; `outer` is the recoverable one, or the coordinated one itself
+    cdef object outer                   # the recoverable link, or the coordinated one
     cdef dict outer_fields, coordinated_fields      # their `__dict__`s
     cdef unsigned long long outer_version, coordinated_version     # versions of these dicts
     cdef unsigned long long hooked_version, coordinator_version    # likewise

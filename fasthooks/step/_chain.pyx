@@ -28,8 +28,9 @@ cdef extern from "Python.h":
 
 cdef object _HookedSession = monitored_session._HookedSession
 cdef type _RecoverableSession = monitored_session._RecoverableSession
-cdef object _run_recoverable = _RecoverableSession.run
 cdef type _CoordinatedSession = monitored_session._CoordinatedSession
+cdef object _run_recoverable = _RecoverableSession.run
+cdef object _run_coordinated = _CoordinatedSession.run
 cdef type _Coordinator = coordinator_lib.Coordinator
 cdef type _Event = threading.Event
 cdef object _Lock = type(threading.Lock())
@@ -70,54 +71,81 @@ cdef class Envelope:
         self.hooks = hooks
 
 
-class _FailedOnce:
-    """A link of the chain as TensorFlow's own `run` finds it on a step that has failed already.
+class _Failed:
+    """The hooked session of a step that has failed.
 
     Args:
-      session: The recoverable session, or None: there is none.
-      error: What the wrapped session raises, once.
+      error: What it raises, as it is.
     """
 
-    def __init__(self, session, error):
-        self._session = session
-        self._error = error
+    def __init__(self, error):
+        self.error, self._traceback, self._context = error, error.__traceback__, error.__context__
+
+    def run(self, *args, **kwargs):
+        try:
+            raise self.error
+        except BaseException:
+            self.error.__context__ = self._context  # that was set anew
+            raise
+
+    def shorten_traceback(self):
+        """Takes the ways out of the error's traceback that it has gone since."""
+        self.error.__traceback__ = self._traceback
+
+    def forget(self):
+        self.error = self._traceback = self._context = None
+
+
+class _CoordinatedOfFailed:
+    """The coordinated session above that, as TensorFlow's own `run` finds it."""
+
+    def __init__(self, failed, coordinator):
+        self._sess, self._coord = failed, coordinator
+
+    def run(self, *args, **kwargs):
+        return _run_coordinated(self, *args, **kwargs)
+
+
+class _RecoverableOfFailed:
+    """The recoverable session above that, likewise: the real one, once it has met the failed step."""
+
+    def __init__(self, session, coordinated):
+        self._session, self._failing = session, coordinated
 
     @property
     def _sess(self):
-        return self._session._sess if self._error is None else self
+        return self._failing or self._session._sess
 
     @_sess.setter
     def _sess(self, sess):
         self._session._sess = sess
 
-    def run(self, *args, **kwargs):
-        error, self._error = self._error, None
-        raise error
-
     def close(self):
+        if self._failing is not None:
+            # The step is repeated below: nothing of the failed one lives on meanwhile.
+            self._failing._sess.forget()
+            self._failing = None
         self._session.close()
 
     def _create_session(self):
         return self._session._create_session()
 
 
-cdef object _meet(object outer, object coordinated, object coordinator, object fetches, object feed_dict, object error):
+cdef object _meet(object outer, object coordinator, object fetches, object feed_dict, object failed):
     # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for TensorFlow's own code to say,
     # of the links that the step began with; `close` may have emptied the real ones meanwhile.
-    met, traceback = error, error.__traceback__
+    coordinated = _CoordinatedOfFailed(failed, coordinator)
     try:
-        try:
-            _CoordinatedSession(_FailedOnce(None, error), coordinator).run(fetches)
-        except Exception as raised:
-            if outer is coordinated:
-                raise
-            error = raised
-        # Meets the error once more, and raises it, or recovers and repeats the call.
-        return _run_recoverable(_FailedOnce(outer, error), fetches, feed_dict=feed_dict)
+        if type(outer) is _CoordinatedSession:
+            return coordinated.run(fetches)
+        # Recovers and repeats the call, or raises the error.
+        recoverable = _RecoverableOfFailed(outer, coordinated)
+        coordinated = None
+        return _run_recoverable(recoverable, fetches, feed_dict=feed_dict)
     except Exception as raised:
-        if raised is not met:
+        if raised is not failed.error:
             raise
-        raised.__traceback__ = traceback    # without the ways that it took here
+        failed.shorten_traceback()
         raise raised
 
 
@@ -380,8 +408,9 @@ def run_monitored(session, fetches, feed_dict, options, run_metadata, type hook_
         return links.steps.dispatcher_for(links.hooked._sess, links.hooked._hooks).step(
             links.hooked, fetches, feed_dict, None, hooked_original)
     except Exception as raised:
-        error = raised
-    return _meet(links.outer, links.coordinated, links.coordinator, fetches, feed_dict, error)
+        failed = _Failed(raised)
+    outer, coordinator, links = links.outer, links.coordinator, None    # which holds the plans, and with them the raw session
+    return _meet(outer, coordinator, fetches, feed_dict, failed)
 
 
 def should_stop(session, original):
@@ -404,7 +433,7 @@ def should_stop(session, original):
 cdef class Links:
     """The links of a monitored session of TensorFlow's own whose steps are run here, as one call finds them."""
 
-    cdef object outer, coordinated, hooked      # `outer` is the recoverable one, or the coordinated one itself
+    cdef object outer, hooked       # `outer` is the recoverable one, or the coordinated one
     cdef object coordinator
     cdef dict hooked_fields                     # the `__dict__` of the hooked one
     cdef StepRunner steps
@@ -446,7 +475,7 @@ cdef Links _links_of(object session):
             _recoverable_guard.intact() and _is_untouched(recoverable, &steps.recoverable_version)):
         return None
     links = Links.__new__(Links)
-    links.outer, links.coordinated, links.hooked, links.coordinator = outer, link, last, coordinator
+    links.outer, links.hooked, links.coordinator = outer, last, coordinator
     links.hooked_fields, links.steps = hooked, steps
     return links
 
@@ -511,7 +540,6 @@ cdef class SessionRunner:
             link = link._sess
         if type(link) is not _CoordinatedSession:
             return None
-        chain.coordinated = link
         chain.outer_fields = chain.outer.__dict__
         chain.coordinated_fields = link.__dict__
         chain.outer_version = new_dict_version(<PyObject*>chain.outer_fields)
@@ -561,9 +589,11 @@ cdef class SessionRunner:
                 try:
                     return chain.hooked.step(fetches, feed_dict)
                 except Exception as raised:
-                    error = raised
+                    failed = _Failed(raised)
                 # Outside of the handler: what the chain does next, a repeated step for example, is not to see the error.
-                return _meet(chain.outer, chain.coordinated, chain.coordinator, fetches, feed_dict, error)
+                outer, coordinator, chain = chain.outer, chain.coordinator, None
+                self.chain = None
+                return _meet(outer, coordinator, fetches, feed_dict, failed)
         return super(SessionRunner, self).run(fetches, feed_dict, options, run_metadata)
 
     def run_without_hooks(self, fetches, feed_dict=None, options=None, run_metadata=None):
