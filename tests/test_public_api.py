@@ -16,6 +16,7 @@ import tensorflow as tf
 
 import fasthooks as fh
 from fasthooks import types
+from fasthooks.step import _chain
 
 PACKAGE = pathlib.Path(fh.__file__).resolve().parent
 COMPILED = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("_*.pyx"))
@@ -139,6 +140,15 @@ def test_version_is_that_of_the_metadata():
     assert re.fullmatch(r"\d+\.\d+\.\d+", fh.__version__)
 
 
+@pytest.mark.parametrize(("cls", "name"), [
+    (fh.MonitoredSession, "run"), (fh.MonitoredSession, "run_without_hooks"), (fh.MonitoredSession, "should_stop"),
+    (fh.SecondOrStepTimer, "should_trigger_for_step"), (_chain.HookedSession, "run"), (_chain.HookedSession, "close")])
+def test_methods_that_tensorflow_has_are_bound_as_its_own(cls, name):
+    made = cls.__new__(cls)
+    assert inspect.ismethod(getattr(made, name)) and getattr(made, name).__self__ is made
+    assert next(iter(inspect.signature(getattr(cls, name)).parameters.values())).kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
 def test_methods_of_compiled_classes_refuse_other_objects():
     """Called from the class with anything: an error, and no end of the interpreter."""
     program = """if True:
@@ -154,11 +164,12 @@ def test_methods_of_compiled_classes_refuse_other_objects():
                 kinds = ("method_descriptor", "cython_function_or_method")
                 for method in [one for one in vars(cls).values() if type(one).__name__ in kinds]:
                     for arguments in ([], [1], [1, 2], [1, 2, 3], [1, 2, 3, 4]):
-                        try:
-                            method(None, *arguments)
-                        except TypeError:
-                            refused += 1
-                        called += 1
+                        for other in (None, object()):
+                            try:
+                                method(other, *arguments)
+                            except TypeError:
+                                refused += 1
+                            called += 1
         print(called > 100, called == refused)
         """
     done = apart.run(program, timeout=60)

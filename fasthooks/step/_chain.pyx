@@ -21,7 +21,8 @@ from fasthooks.step._context cimport protos_for
 from fasthooks.step._dispatch cimport HookDispatcher
 from fasthooks.step._plan cimport count_unseen
 from fasthooks.step._prepared cimport PreparedRuns
-from fasthooks.triggers._guard cimport ClassGuard, dict_version, new_dict_version, new_own_version, own_version, watch_names
+from fasthooks.triggers._guard cimport (
+    ClassGuard, check_self, dict_version, new_dict_version, new_own_version, own_version, watch_names)
 
 cdef extern from "Python.h":
     PyObject* Py_False
@@ -232,11 +233,13 @@ cdef class HookedSessionBase:
             check_may_run(self)
         return self.dispatcher().step(self, fetches, feed_dict, None, None)
 
+    @cython.binding(True)
     def run(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs one step with the hooks; see `tf.compat.v1.Session.run`."""
         cdef Envelope envelope
         cdef HookDispatcher dispatcher
         cdef object hooks = None
+        check_self(<PyObject*>self, HookedSessionBase)
         if type(fetches) is Envelope:
             envelope = <Envelope>fetches
             fetches = envelope.fetches
@@ -279,8 +282,10 @@ cdef class HookedSessionBase:
         """Has a function called once, with the global step that the next run returns; None: it returns none."""
         self.dispatcher().runs.on_first_step = tell
 
+    @cython.binding(True)
     def close(self):
         """Closes the raw session and drops all plans."""
+        check_self(<PyObject*>self, HookedSessionBase)
         try:
             super(HookedSessionBase, self).close()
         finally:
@@ -561,6 +566,7 @@ cdef class SessionRunner:
         self.chain = chain
         return chain
 
+    @cython.binding(True)
     def run(self, fetches, feed_dict=None, options=None, run_metadata=None, *, hooks=None):
         """Runs one step, with the hooks.
 
@@ -580,6 +586,7 @@ cdef class SessionRunner:
           ValueError: `hooks` names something that is not a hook of this session.
         """
         cdef Chain chain
+        check_self(<PyObject*>self, SessionRunner)
         if hooks is not None:
             # A list, because a recovery repeats the call.
             fetches = Envelope(fetches, hooks if hooks is False else list(hooks))
@@ -596,12 +603,16 @@ cdef class SessionRunner:
                 return _meet(outer, coordinator, fetches, feed_dict, failed)
         return super(SessionRunner, self).run(fetches, feed_dict, options, run_metadata)
 
+    @cython.binding(True)
     def run_without_hooks(self, fetches, feed_dict=None, options=None, run_metadata=None):
         """Runs one step that no hook sees; recovery and the stop check stay. Arguments as `run`."""
+        check_self(<PyObject*>self, SessionRunner)
         return self.run(fetches, feed_dict, options, run_metadata, hooks=False)
 
+    @cython.binding(True)
     def should_stop(self):
         """Returns whether the loop should end: a hook or a thread of the coordinator's asked for it, or `close` came."""
+        check_self(<PyObject*>self, SessionRunner)
         cdef Chain chain = self.intact_chain()
         if (chain is not None and chain.coordinator_is_as_it_was()
                 and chain.hooked._should_stop is False and chain.hooked._sess is not None

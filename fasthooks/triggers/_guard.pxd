@@ -3,7 +3,7 @@
 Shared by `_trigger` (hooks and timers), `_plan` (the raw session) and `_dispatch` (the session chain).
 """
 
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyObject, PyObject_TypeCheck, PyTypeObject
 
 cdef extern from *:
     """
@@ -86,6 +86,12 @@ cdef bint has_dict(object obj, PyObject* fields) noexcept
 
 # Whether every definition of the methods in the class and its bases is known code, and none redefines one of the fields.
 cdef bint definitions_known(type cls, tuple methods, tuple fields) except -1
+
+# For methods that are bound methods of Python's, as TensorFlow's own are (`binding`): these are given anything as `self`.
+cdef inline int check_self(PyObject* obj, type cls) except -1:
+    if not PyObject_TypeCheck(<object>obj, <PyTypeObject*>cls):
+        raise TypeError(f"self must be a {cls.__name__}; got {<object>obj!r}.")
+    return 0
 
 # Whether one of these names is in the instance's `__dict__`.
 cdef bint is_any_set(object obj, tuple names) except -1

@@ -11,6 +11,7 @@ from types import BuiltinFunctionType
 
 from tensorflow.python.training import basic_session_run_hooks as stock
 
+cimport cython
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.object cimport PyObject
@@ -19,8 +20,8 @@ from libc.stdint cimport INT32_MAX, int64_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from fasthooks.triggers._guard cimport (
-    WATCHES, Watched, definitions_known, dict_version, instance_dict, is_stock, new_dict_version, new_type_tag, type_tag,
-    watch_names)
+    WATCHES, Watched, check_self, definitions_known, dict_version, instance_dict, is_stock, new_dict_version, new_type_tag,
+    type_tag, watch_names)
 from fasthooks.triggers._number cimport as_number, as_step, is_int32
 
 cnp.import_array()
@@ -104,6 +105,7 @@ cdef class Timer(Watched):
     cdef tuple watched_fields(self):
         return "_every_secs", "_every_steps", "_last_triggered_step", "_last_triggered_time"
 
+    @cython.binding(True)
     def should_trigger_for_step(self, step):
         """Returns whether the timer triggers for `step`.
 
@@ -118,6 +120,7 @@ cdef class Timer(Watched):
         cdef Clock clock
         cdef Numbers numbers
         cdef int decision
+        check_self(<PyObject*>self, Timer)
         if as_step(<PyObject*>step, &number) and is_stock(self):
             clock.known = False
             read_timer(&numbers, <PyObject*>self._every_secs, <PyObject*>self._every_steps,
