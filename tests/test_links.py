@@ -401,6 +401,17 @@ def test_without_our_hook_a_session_is_left_alone():
         assert called(session.run, op) == (6, [])
 
 
+def test_put_back_by_somebody_ours_pass_on(monkeypatch):
+    with opened("adopted") as (session, op):
+        ours = {owner: owner.run for owner in (MonitoredSession, monitored_session._HookedSession)}
+        fasthooks.adopt(False)
+        for owner, run in ours.items():
+            monkeypatch.setattr(owner, "run", run)
+        assert called(session.run, op)[1].count("run") == 5
+        monkeypatch.undo()
+        fasthooks.adopt()
+
+
 def test_it_ends_with_the_patch():
     with opened("patched") as (session, op):
         fasthooks.unpatch()

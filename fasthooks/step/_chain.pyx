@@ -12,6 +12,7 @@ from tensorflow.python.training import coordinator as coordinator_lib
 from tensorflow.python.training import monitored_session, session_run_hook
 
 from fasthooks.step import declining, savers
+from fasthooks.step._failed_step import FailedSession
 
 cimport cython
 from cpython.dict cimport PyDict_GetItemWithError
@@ -19,6 +20,7 @@ from cpython.object cimport PyObject, PyObject_TypeCheck, PyTypeObject
 
 from fasthooks.step._context cimport protos_for
 from fasthooks.step._dispatch cimport HookDispatcher
+from fasthooks.step._failed_step cimport meet
 from fasthooks.step._plan cimport count_unseen
 from fasthooks.step._prepared cimport PreparedRuns
 from fasthooks.triggers._guard cimport (
@@ -30,8 +32,6 @@ cdef extern from "Python.h":
 cdef object _HookedSession = monitored_session._HookedSession
 cdef type _RecoverableSession = monitored_session._RecoverableSession
 cdef type _CoordinatedSession = monitored_session._CoordinatedSession
-cdef object _run_recoverable = _RecoverableSession.run
-cdef object _run_coordinated = _CoordinatedSession.run
 cdef type _Coordinator = coordinator_lib.Coordinator
 cdef type _Event = threading.Event
 cdef object _Lock = type(threading.Lock())
@@ -70,84 +70,6 @@ cdef class Envelope:
     def __cinit__(self, fetches, hooks):
         self.fetches = fetches
         self.hooks = hooks
-
-
-class _Failed:
-    """The hooked session of a step that has failed.
-
-    Args:
-      error: What it raises, as it is.
-    """
-
-    def __init__(self, error):
-        self.error, self._traceback, self._context = error, error.__traceback__, error.__context__
-
-    def run(self, *args, **kwargs):
-        try:
-            raise self.error
-        except BaseException:
-            self.error.__context__ = self._context  # that was set anew
-            raise
-
-    def shorten_traceback(self):
-        """Takes the ways out of the error's traceback that it has gone since."""
-        self.error.__traceback__ = self._traceback
-
-    def forget(self):
-        self.error = self._traceback = self._context = None
-
-
-class _CoordinatedOfFailed:
-    """The coordinated session above that, as TensorFlow's own `run` finds it."""
-
-    def __init__(self, failed, coordinator):
-        self._sess, self._coord = failed, coordinator
-
-    def run(self, *args, **kwargs):
-        return _run_coordinated(self, *args, **kwargs)
-
-
-class _RecoverableOfFailed:
-    """The recoverable session above that, likewise: the real one, once it has met the failed step."""
-
-    def __init__(self, session, coordinated):
-        self._session, self._failing = session, coordinated
-
-    @property
-    def _sess(self):
-        return self._failing or self._session._sess
-
-    @_sess.setter
-    def _sess(self, sess):
-        self._session._sess = sess
-
-    def close(self):
-        if self._failing is not None:
-            # The step is repeated below: nothing of the failed one lives on meanwhile.
-            self._failing._sess.forget()
-            self._failing = None
-        self._session.close()
-
-    def _create_session(self):
-        return self._session._create_session()
-
-
-cdef object _meet(object outer, object coordinator, object fetches, object feed_dict, object failed):
-    # What an error means (recover, a thread of the coordinator's failed first, pass it on) is for TensorFlow's own code to say,
-    # of the links that the step began with; `close` may have emptied the real ones meanwhile.
-    coordinated = _CoordinatedOfFailed(failed, coordinator)
-    try:
-        if type(outer) is _CoordinatedSession:
-            return coordinated.run(fetches)
-        # Recovers and repeats the call, or raises the error.
-        recoverable = _RecoverableOfFailed(outer, coordinated)
-        coordinated = None
-        return _run_recoverable(recoverable, fetches, feed_dict=feed_dict)
-    except Exception as raised:
-        if raised is not failed.error:
-            raise
-        failed.shorten_traceback()
-        raise raised
 
 
 cdef int check_may_run(object session) except -1:
@@ -413,9 +335,9 @@ def run_monitored(session, fetches, feed_dict, options, run_metadata, type hook_
         return links.steps.dispatcher_for(links.hooked._sess, links.hooked._hooks).step(
             links.hooked, fetches, feed_dict, None, hooked_original)
     except Exception as raised:
-        failed = _Failed(raised)
+        failed = FailedSession(raised)
     outer, coordinator, links = links.outer, links.coordinator, None    # which holds the plans, and with them the raw session
-    return _meet(outer, coordinator, fetches, feed_dict, failed)
+    return meet(outer, coordinator, fetches, feed_dict, failed)
 
 
 def should_stop(session, original):
@@ -596,11 +518,11 @@ cdef class SessionRunner:
                 try:
                     return chain.hooked.step(fetches, feed_dict)
                 except Exception as raised:
-                    failed = _Failed(raised)
+                    failed = FailedSession(raised)
                 # Outside of the handler: what the chain does next, a repeated step for example, is not to see the error.
                 outer, coordinator, chain = chain.outer, chain.coordinator, None
                 self.chain = None
-                return _meet(outer, coordinator, fetches, feed_dict, failed)
+                return meet(outer, coordinator, fetches, feed_dict, failed)
         return super(SessionRunner, self).run(fetches, feed_dict, options, run_metadata)
 
     @cython.binding(True)
