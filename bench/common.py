@@ -685,11 +685,17 @@ def interleave_quiet(lanes, rounds, pieces=10, piece=PERIOD - 2 * QUIET_MARGIN):
     return np.median(times.reshape(rounds, pieces, len(lanes)), axis=1) / (piece * 1000.0)
 
 
-def interleave_triggers(lanes, rounds, pieces=10):
+def interleave_triggers(lanes, rounds, pieces=10, periods=1):
     """Measures, the lanes in turn, what the steps with triggers cost beyond quiet ones, and the quiet ones.
 
+    Args:
+      lanes: The lanes.
+      rounds: How many rounds.
+      pieces: Turns of each lane in a round.
+      periods: Periods in a turn. Before the first of them another lane has filled the processor's caches.
+
     Returns:
-      Two arrays [rounds, lanes]: µs that all triggers of a period add, and µs per quiet step; means of `pieces` periods.
+      Two arrays [rounds, lanes]: µs that all triggers of a period add, and µs per quiet step, means of all periods.
     """
     quiet_steps = PERIOD - 2 * QUIET_MARGIN
     added, quiet = np.zeros([2, rounds, len(lanes)])
@@ -697,10 +703,11 @@ def interleave_triggers(lanes, rounds, pieces=10):
         lane.run((QUIET_MARGIN - lane.position) % PERIOD)
     for turn in range(rounds * pieces):
         for i in order(len(lanes), turn):
-            one = lanes[i].run(quiet_steps) / quiet_steps
-            added[turn // pieces, i] += lanes[i].run(2 * QUIET_MARGIN) - 2 * QUIET_MARGIN * one
-            quiet[turn // pieces, i] += one
-    return added / (pieces * 1000.0), quiet / (pieces * 1000.0)
+            for _ in range(periods):
+                one = lanes[i].run(quiet_steps) / quiet_steps
+                added[turn // pieces, i] += lanes[i].run(2 * QUIET_MARGIN) - 2 * QUIET_MARGIN * one
+                quiet[turn // pieces, i] += one
+    return added / (pieces * periods * 1000.0), quiet / (pieces * periods * 1000.0)
 
 
 def order(count, turn):

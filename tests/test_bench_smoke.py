@@ -29,7 +29,7 @@ PEER = common.implementation("tensorflow")
 ROWS = {
     "A2": 3, "B1": 4, "B2": 6, "B3": 10, "B4": 1, "B5": 2, "B5a": 3, "B6": 4, "B7": 10, "B8": 3, "B9": 7, "B10": 3, "B11": 3,
     "B12": 1,
-    "B13": 4, "B14": 3, "B15": len(forms.FORMS) + len(forms.HOOKED), "B16": 4, "B17": 6, "B18": 2, "FEED": 3, "COST": 2, "C1": 10,
+    "B13": 4, "B14": 3, "B15": len(forms.FORMS) + len(forms.HOOKED), "B16": 6, "B17": 6, "B18": 2, "FEED": 3, "COST": 2, "C1": 10,
 }
 DIFFERENCES = {"A2", "B14", "B16", "FEED", "COST"}  # made of differences, which may come out negative
 # Their workers are started in processes that have TensorFlow imported; B12's as it comes.
