@@ -171,11 +171,13 @@ def is_defined_in(function, module, name=None):
     `functools.wraps` copies names and `__module__`, never the code, so a wrapper that was installed before fasthooks
     was imported does not pass for the original.
     """
-    code = getattr(getattr(function, "fget", function), "__code__", None)
+    plain = getattr(function, "fget", function)
+    code = getattr(plain, "__code__", None)
     if code is None or code.co_filename.rpartition(".")[0] != module.__file__.rpartition(".")[0]:
         return False
-    # Before Python 3.11, code knows the last part of its name only.
-    return name is None or getattr(code, "co_qualname", name) == name and code.co_name == name.rpartition(".")[2]
+    # Before Python 3.11, code knows the last part of its name only. Then the function is asked for the whole.
+    qualified = getattr(code, "co_qualname", getattr(plain, "__qualname__", None))
+    return name is None or qualified == name and code.co_name == name.rpartition(".")[2]
 
 
 def is_own_method(cls, name, function, module):
