@@ -239,8 +239,13 @@ def knows_hooked_session():
 cdef str _STEPS = "_fasthooks_steps"
 
 
+# A monitored session none of whose steps had been run here when it was last looked at: the chain leads to its hooked session.
+cdef PyObject* _unserved = NULL
+
+
 cdef HookDispatcher attached_dispatcher(object session):
     # The dispatcher of a hooked session of TensorFlow's own; None: something of it is not TensorFlow's.
+    global _unserved
     cdef dict fields
     cdef StepRunner steps
     if (type(session) is not _HookedSession or not _helpers_guard.intact() or not _wrapped_guard.intact()
@@ -252,6 +257,7 @@ cdef HookDispatcher attached_dispatcher(object session):
         steps = <StepRunner>found
     else:
         steps = fields[_STEPS] = StepRunner()
+        _unserved = NULL
         savers.warn_of_two(session._hooks)
     return steps.dispatcher_for(session._sess, session._hooks) if _is_untouched(fields, &steps.version) else None
 
@@ -322,7 +328,7 @@ def run_monitored(session, fetches, feed_dict, options, run_metadata, type hook_
       hooked_original: As `original` of `run_hooked`.
     """
     cdef Links links = None
-    if options is None and run_metadata is None:
+    if options is None and run_metadata is None and <PyObject*>session is not _unserved:
         try:
             links = _links_of(session)
         except Exception:   # see below
@@ -348,6 +354,8 @@ def should_stop(session, original):
       original: What to call where a link of the chain is not as TensorFlow made it, or may say anything but no.
     """
     cdef Links links
+    if <PyObject*>session is _unserved:
+        return original(session)
     try:
         links = _links_of(session)
         goes_on = links is not None and links.go_on()
@@ -376,6 +384,7 @@ cdef class Links:
 
 cdef Links _links_of(object session):
     # None: something of them is not TensorFlow's own, or their steps are not run here.
+    global _unserved
     cdef dict recoverable = None, coordinated, hooked
     cdef StepRunner steps
     cdef Links links
@@ -391,7 +400,9 @@ cdef Links _links_of(object session):
         return None
     hooked = last.__dict__
     found = hooked.get(_STEPS)
-    # All other sessions have been sent on by now.
+    if found is None:
+        _unserved = <PyObject*>session
+        return None
     if type(found) is not StepRunner or not (
             _monitored_guard.known and _coordinated_guard.intact() and _helpers_guard.intact() and _wrapped_guard.intact()):
         return None
