@@ -585,6 +585,20 @@ def test_an_evaluation_after_a_recovery(way, tmp_path):
     assert [step for step, _ in sink.rows] == [0, 4, 8, 12, 16]
 
 
+def test_an_evaluation_that_fails_is_made_again(way, tmp_path):
+    train, _ = build_model()
+    creator, saver = checkpointed(tmp_path)
+    sink = Keeps()
+    lost = tf.errors.AbortedError(None, None, "lost")
+    evaluate = mock.Mock(__name__="evaluate", side_effect=[lost, *[{"x": 1}] * 3, lost, *[{"x": 1}] * 9])
+    hook = fh.EvaluationHook(evaluate, to=sink, every_n_steps=4, at_start=True, at_end=False)
+    with way.session([hook, saver], creator) as session:
+        for _ in range(28):
+            session.run(train)
+    # At the start, and at step 12, which comes again after the checkpoint of step 8.
+    assert [step for step, _ in sink.rows] == [0, 4, 8, 12, 16, 20]
+
+
 def test_a_stop_at_the_start(way):
     build_model()
     hook = fh.EvaluationHook(lambda session: {"x": 1}, to=Keeps(stops_at=0), every_n_steps=3, at_start=True)
@@ -637,6 +651,7 @@ def test_an_evaluation_without_input_does_not_end_the_training_silently(way, err
     ([{"x": np.zeros(1, "V2")[0]}], TypeError, r"for 'x'"), ([{"x": np.str_("1")}], TypeError, r"for 'x'"),
     ([{"x": "1"}], TypeError, r"^evaluate must return numbers; got '1' for 'x'\.$"),
     ([{"x": 1j}], TypeError, r"for 'x'"), ([{"x": np.ones(1)}], TypeError, r"for 'x'"), ([{"x": None}], TypeError, r"for 'x'"),
+    ([{"x": np.timedelta64(3, "s")}], TypeError, r"for 'x'"), ([{"x": 10**400}], TypeError, r"for 'x'"),
     ([[1]], TypeError, r"^evaluate must return a dict of name to number; got \[1\]\.$"), ([None], TypeError, r"got None")])
 def test_results_of_evaluations_are_checked(way, results, error, match):
     train, _ = build_model()

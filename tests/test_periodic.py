@@ -1,6 +1,7 @@
 """Every, every and LambdaHook: on which runs they act and what they cost the others, in TensorFlow's sessions and in ours."""
 
 import collections
+import contextlib
 import copy
 import enum
 import inspect
@@ -752,6 +753,23 @@ def test_a_run_that_fails_is_made_up_for(way, clock, unit):
     # The fourth run and the fifth were due and failed; the next one makes up for them.
     assert given == [1, 4, 7]
     assert probe.calls().count("before") == 5 and len(probe.results) == 3
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_run_that_fails_in_what_it_acts_for_is_made_up_for(way, clock, unit):
+    train, acted = make_train(), []
+
+    def act(step):
+        acted.append(step)
+        if len(acted) == 2:
+            raise ValueError("once")
+
+    with way.session([fh.every(**{unit: 3})(act)]) as session:
+        for run in range(1, 10):
+            with pytest.raises(ValueError, match="once") if run == 4 else contextlib.nullcontext():
+                session.run(train)
+            clock.tick()
+    assert acted == [1, 4, 5, 8]
 
 
 @pytest.mark.parametrize("unit", ["steps", "iters"])

@@ -112,6 +112,11 @@ def test_a_script_sees_what_python_shows_it(tmp_path, name):
     assert "'--', 'a', '--report', '--', '-m'" in done.stdout
 
 
+def test_options_end_at_two_dashes(tmp_path):
+    write(tmp_path, "-m", PROBE)
+    assert "['-m', '--']" in compare("--", "-m", "--", directory=tmp_path).stdout
+
+
 def test_an_absolute_path(tmp_path):
     compare(str(write(tmp_path, "sub/probe.py", PROBE)), directory=tmp_path)
 

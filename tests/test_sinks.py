@@ -519,6 +519,12 @@ def test_a_state_file_that_was_cut(tmp_path, cut):
     sink.close()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
+def test_a_state_file_that_never_ends():
+    with pytest.raises(OSError, match="No space left"):
+        make_stopping(state_file="/dev/full").started(None, 0)
+
+
 def test_a_state_file_that_cannot_be_read(tmp_path):
     with pytest.raises(OSError, match=str(tmp_path)):
         make_stopping(state_file=tmp_path).started(None, 0)

@@ -223,6 +223,8 @@ def run_program(args: argparse.Namespace, when_patched: Callable[[], object], at
       when_patched: Is called once TensorFlow is imported and patched.
       at_end: Is called at the end of this process, whatever ends the program.
     """
+    if args.module is None and args.script[:1] == ["--"]:   # ends the options, as those of `python`
+        del args.script[0]
     if not (args.module or args.script):
         args.usage_error("a script, or -m and a module, is required")
     sys.meta_path.insert(0, _PatchOnImport(args.sessions, when_patched))

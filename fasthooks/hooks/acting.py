@@ -109,9 +109,13 @@ class Acting(SessionRunHook):
         if type(results) is not dict:
             self.observe(results)
             return
-        step = results.get("global_step")
+        step, last = results.get("global_step"), self._last
         self.settle(step)
-        self._act(run_context, run_values._replace(results=results.get("hook")), step)
+        try:
+            self._act(run_context, run_values._replace(results=results.get("hook")), step)
+        except BaseException:
+            self._last = last  # the run has failed: the next one makes up for it
+            raise
 
     def end(self, session: Any) -> None:
         if self._at_end and self._runs and not self._acted:

@@ -67,10 +67,14 @@ def _is_number(dtype: Any) -> bool:
     return dtype.is_floating or dtype.is_integer or dtype.is_bool
 
 
-def _is_number_of_python(value: Any) -> bool:
+def _as_float(name: str, value: Any) -> float:
     # NumPy knows bfloat16 and the like by no class but that of all its values.
     is_more = isinstance(value, np.generic) and value.dtype.kind == "V" and not isinstance(value, np.void)
-    return isinstance(value, (Real, np.bool_)) or is_more
+    if isinstance(value, (Real, np.bool_)) or is_more:
+        # A time span, or an int that is over all floats.
+        with contextlib.suppress(TypeError, OverflowError):
+            return float(value)
+    raise TypeError(f"evaluate must return numbers; got {value!r} for {name!r}.")
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
@@ -319,10 +323,11 @@ class EvaluationHook(PerStepMethods, _trigger.PeriodTrigger, _Rows):
         """Evaluates, if that is asked for, but not after a recovery; see `tf.compat.v1.train.SessionRunHook`."""
         super().after_create_session(session, coord)
         if self._at_start and self._last is None:
-            self._seen = self._started
-            self._last = self._started if self._secs is None else time.time()
+            now = time.time()
             if self._write_evaluation(self._started, session) and coord is not None:
                 coord.request_stop()
+            self._seen = self._started
+            self._last = self._started if self._secs is None else now
 
     def _act(self, run_context, run_values, step):
         if self._write_evaluation(int(step), run_context.session):
@@ -335,15 +340,15 @@ class EvaluationHook(PerStepMethods, _trigger.PeriodTrigger, _Rows):
             raise RuntimeError(f"The input of the evaluation at step {step} is used up.") from error
         if not isinstance(values, Mapping):
             raise TypeError(f"evaluate must return a dict of name to number; got {values!r}.")
+        row = {}
         for name, value in values.items():
             _check_name(name, _IN_FILES)
-            if not _is_number_of_python(value):
-                raise TypeError(f"evaluate must return numbers; got {value!r} for {name!r}.")
+            row[name] = _as_float(name, value)
         if self._names is None:
             self._names = list(values)
         if values.keys() != set(self._names):
             raise ValueError(f"evaluate must return the same names each time; got {list(values)}, and before {self._names}.")
-        return self._write(step, {name: float(values[name]) for name in self._names}, session)
+        return self._write(step, {name: row[name] for name in self._names}, session)
 
 
 for _cls in (MetricsHook, EvaluationHook):

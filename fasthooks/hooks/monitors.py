@@ -66,8 +66,9 @@ class EarlyStopping(_Monitor):
 
     NaN and infinities are never better. A session that begins, or goes on after a recovery, at an earlier step than that of the
     last row forgets the rows after that step: what counts is what led to the state that it has. A row of a step that has one
-    takes its place. patience=2 with mode="min" and
-    the values 3, 2, 2.5, 2: a stop after the fourth row, and one log line with the best value and its step.
+    takes its place. A hook writes no second row for a period that has one, so after a recovery those that are forgotten do not
+    come again, and patience is longer by as many. patience=2 with mode="min" and the values 3, 2, 2.5, 2: a stop after the fourth
+    row, and one log line with the best value and its step.
 
     The stop ends this session only. On a chief with workers add a StopAtStepHook to all of them; with collectives give it to all
     workers, with equal values.
@@ -102,7 +103,7 @@ class EarlyStopping(_Monitor):
 
     def _read(self, path):
         rows: list[tuple[int, float]] = []
-        if not os.path.exists(path):
+        if not os.path.isfile(path):    # none yet, or one that never ends
             return rows
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):

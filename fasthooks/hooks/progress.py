@@ -86,8 +86,8 @@ class ProgressHook(PerStepMethods, _trigger.PeriodTrigger, Acting):
     The bar is tqdm's (`pip install 'fasthooks[progress]'`); without it, or where the file is no terminal, there are log lines:
     "step 12,300 of 100,000 (12.3 %), 4,812 steps/s, 616k examples/s, 18 s left, loss 0.213". Step and metrics are fetched on the
     runs only after which they are shown. Speed and time left count from the first run of this session on. At the end the last
-    step is shown: the last one fetched, and what the graph adds in the runs since, whose metrics the log line leaves out. After
-    an error the bar says so and stays.
+    step is shown: the last one fetched, and what the graph adds in the runs since, whose metrics the log line leaves out; in a
+    session shorter than a refresh all runs count so, those of an evaluation too. After an error the bar says so and stays.
 
     It shows in every session that has it; on several workers give it to one.
 
