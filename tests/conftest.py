@@ -41,6 +41,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """Keeps the collector, which comes often where graphs are made, from looking through all modules, tests and parameters."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _verbosity():
     # Below a warning, pytest's log handler keeps what is logged, with errors whose frames keep sessions.
