@@ -28,6 +28,14 @@ _LONG_FILES = (
     "test_dispatch", "test_plan", "test_hook_cost", "test_clusters", "test_progress", "test_sinks", "test_scheduling",
     "test_types", "test_kernel_state", "test_trigger", "test_read_order", "test_feeds", "test_remote_sessions",
     "test_plain_session", "test_plan_errors", "test_dead_fetches", "test_random_programs")
+# Files about hooks and what sessions call, whatever the graph is: TensorFlow's graph optimizer, which takes a third of the time
+# of such a test, is off in them. What is about runs and plans has it, as programs do.
+_NOT_OPTIMIZED = {
+    "test_adopt", "test_after_step", "test_async_checkpoint", "test_bench_smoke", "test_direct_writes", "test_global_step",
+    "test_guard", "test_hook_contract", "test_hook_cost", "test_hooks", "test_interruption", "test_links", "test_log_line",
+    "test_metrics", "test_patch", "test_periodic", "test_profiling", "test_profiling_edges", "test_profiling_once",
+    "test_progress", "test_reach_inside", "test_reach_modules", "test_reach_runs", "test_reach_sessions", "test_session",
+    "test_sinks", "test_trigger", "test_wandb_hook", "test_writers"}
 
 # For `bench`. At the end: an installed fasthooks is found first.
 sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
@@ -46,6 +54,14 @@ def pytest_collection_finish():
     """Keeps the collector, which comes often where graphs are made, from looking through all modules, tests and parameters."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _optimizer(request):
+    # Sessions without a config have TensorFlow's own for the process.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": request.path.stem in _NOT_OPTIMIZED})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 @pytest.fixture(autouse=True)

@@ -92,6 +92,8 @@ def plain(run):
 def compare(directory):
     """Prints how our ways to run the programs compare to TensorFlow's own."""
     directory = pathlib.Path(directory)
+    # What the graph optimizer does to the graphs is not looked at here, and takes a third of the programs' time.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     found = {"unknown": sorted(known_tensorflow.unknown()), "ways": {}}
     stock = {}
     for program, ways in ((hooked, helpers.MIXES), (in_background, helpers.MIXES), (plain, helpers.WAYS)):
