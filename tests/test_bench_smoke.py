@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import subprocess
+import types
 
 import apart
 import pytest
@@ -216,6 +217,10 @@ def test_bad_arguments(capsys):
 
 
 def test_programs_table_and_json(tmp_path, capsys, monkeypatch):
+    def popen(command, **options):  # of a process that has TensorFlow imported, for the command that is really made
+        return apart.Process(*apart.python(*command[1:]), **options)
+
+    monkeypatch.setattr(compare_programs, "subprocess", types.SimpleNamespace(**{**vars(subprocess), "Popen": popen}))
     broken = tmp_path / "broken.py"
     broken.write_text('"""Ends early."""\nraise SystemExit("no luck")\n')
     monkeypatch.setitem(compare_programs.PROGRAMS, "broken", str(broken))
