@@ -31,11 +31,12 @@ _LONG_FILES = (
 # Files about hooks and what sessions call, whatever the graph is: TensorFlow's graph optimizer, which takes a third of the time
 # of such a test, is off in them. What is about runs and plans has it, as programs do.
 _NOT_OPTIMIZED = {
-    "test_adopt", "test_after_step", "test_async_checkpoint", "test_bench_smoke", "test_direct_writes", "test_global_step",
-    "test_guard", "test_hook_contract", "test_hook_cost", "test_hooks", "test_interruption", "test_links", "test_log_line",
-    "test_metrics", "test_patch", "test_periodic", "test_profiling", "test_profiling_edges", "test_profiling_once",
-    "test_progress", "test_reach_inside", "test_reach_modules", "test_reach_runs", "test_reach_sessions", "test_session",
-    "test_sinks", "test_trigger", "test_wandb_hook", "test_writers"}
+    "test_adopt", "test_after_step", "test_async_checkpoint", "test_bench_smoke", "test_direct_writes", "test_dispatch",
+    "test_dispatch_live", "test_global_step", "test_guard", "test_hook_contract", "test_hook_cost", "test_hooks",
+    "test_interruption", "test_links", "test_log_line", "test_metrics", "test_patch", "test_periodic", "test_profiling",
+    "test_profiling_edges", "test_profiling_once", "test_progress", "test_reach_inside", "test_reach_modules",
+    "test_reach_runs", "test_reach_sessions", "test_references", "test_session", "test_sinks", "test_trigger",
+    "test_wandb_hook", "test_writers"}
 
 # For `bench`. At the end: an installed fasthooks is found first.
 sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent))
