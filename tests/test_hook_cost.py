@@ -65,7 +65,10 @@ class CountingHook(v1.train.SessionRunHook):
 
 @pytest.fixture(scope="module", autouse=True)
 def _all_imported():
-    # pytester forgets what is first imported in a run, and TensorFlow cannot be imported twice.
+    # pytester forgets what is first imported in a run, and TensorFlow cannot be imported twice. Hypothesis, whose plugin imports
+    # it at the end of each run, can: that would take most of the time.
+    import hypothesis  # noqa: F401
+
     with engine.Measurement(CountingHook, steps=1) as ours, engine.Measurement(CountingHook, session="tensorflow") as theirs:
         ours.warm_up()
         theirs.run_round()
@@ -518,8 +521,9 @@ def test_disabled_benchmarks_still_find_a_stop(suite):
     result.stdout.fnmatch_lines("A hook requested a stop at step 3: *")
 
 
-def test_xdist(suite, pytester):
+def test_xdist(suite, pytester, monkeypatch):
     pytest.importorskip("xdist")
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")  # the worker imports TensorFlow without Keras, in two thirds of the time
     pytester.makepyfile(textwrap.dedent(HOOKS + SMOKE_TEST))
     result = pytester.runpytest_subprocess("-n", "1", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=1)
@@ -677,7 +681,8 @@ def test_a_fixture_of_somebody_else_that_is_called_benchmark(suite):
     result.stdout.no_fnmatch_line("*benchmark 'hook cost'*")
 
 
-def test_a_fixture_of_somebody_else_without_pytest_benchmarks_plugin(pytester):
+def test_a_fixture_of_somebody_else_without_pytest_benchmarks_plugin(pytester, monkeypatch):
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
     pytester.makepyfile(textwrap.dedent(HOOKS) + textwrap.dedent("""
         @pytest.fixture
         def benchmark():
