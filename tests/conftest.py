@@ -22,12 +22,13 @@ del session_ops.TensorHandle.__del__
 _stock_records = {}
 # Files that take long, the longest first: one that began last would leave the other process of pytest-xdist with nothing to do.
 _LONG_FILES = (
-    "test_hook_contract", "test_async_checkpoint", "test_known_tensorflow", "test_hooks", "test_bench_smoke", "test_reach_inside",
-    "test_session", "test_wandb_hook", "test_reach_runs", "test_distributed", "test_periodic", "test_reach_sessions",
-    "test_programs", "test_runner", "test_writers", "test_reach_modules", "test_interruption", "test_references", "test_metrics",
-    "test_dispatch", "test_plan", "test_hook_cost", "test_clusters", "test_progress", "test_sinks", "test_scheduling",
-    "test_types", "test_kernel_state", "test_trigger", "test_read_order", "test_feeds", "test_remote_sessions",
-    "test_plain_session", "test_plan_errors", "test_dead_fetches", "test_random_programs")
+    "test_known_tensorflow", "test_bench_smoke", "test_async_checkpoint", "test_hook_contract", "test_runner",
+    "test_programs", "test_clusters", "test_hooks", "test_session", "test_wandb_hook", "test_distributed", "test_writers",
+    "test_interruption", "test_periodic", "test_reach_inside", "test_dispatch", "test_hook_cost", "test_plan", "test_sinks",
+    "test_reach_modules", "test_types", "test_progress", "test_reach_runs", "test_metrics", "test_trigger", "test_feeds",
+    "test_links", "test_reach_sessions", "test_plan_errors", "test_references", "test_profiling", "test_scheduling",
+    "test_kernel_state", "test_read_order", "test_remote_sessions", "test_plain_session", "test_dead_fetches",
+    "test_random_programs", "test_demo", "test_public_api")
 # Files about hooks and what sessions call, whatever the graph is: TensorFlow's graph optimizer, which takes a third of the time
 # of such a test, is off in them. What is about runs and plans has it, as programs do.
 _NOT_OPTIMIZED = {
