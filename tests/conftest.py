@@ -29,14 +29,14 @@ _LONG_FILES = (
     "test_links", "test_reach_sessions", "test_plan_errors", "test_references", "test_profiling", "test_scheduling",
     "test_kernel_state", "test_read_order", "test_remote_sessions", "test_plain_session", "test_dead_fetches",
     "test_random_programs", "test_demo", "test_public_api")
-# Files about hooks and what sessions call, whatever the graph is: TensorFlow's graph optimizer, which takes a third of the time
-# of such a test, is off in them. What is about runs and plans has it, as programs do.
+# Files about hooks and the benchmarks' scripts, whatever the graph is: TensorFlow's graph optimizer, which takes a third of the
+# time of such a test, is off in them. What is about sessions, runs and plans has it, as programs do.
 _NOT_OPTIMIZED = {
-    "test_adopt", "test_after_step", "test_async_checkpoint", "test_bench_smoke", "test_direct_writes", "test_dispatch",
+    "test_adopt", "test_after_step", "test_async_checkpoint", "test_bench_smoke", "test_direct_writes",
     "test_dispatch_live", "test_global_step", "test_guard", "test_hook_contract", "test_hook_cost", "test_hooks",
     "test_interruption", "test_links", "test_log_line", "test_metrics", "test_patch", "test_periodic", "test_profiling",
     "test_profiling_edges", "test_profiling_once", "test_progress", "test_reach_inside", "test_reach_modules",
-    "test_reach_runs", "test_reach_sessions", "test_references", "test_session", "test_sinks", "test_trigger",
+    "test_reach_runs", "test_reach_sessions", "test_references", "test_sinks", "test_trigger",
     "test_wandb_hook", "test_writers"}
 
 # For `bench`. At the end: an installed fasthooks is found first.
