@@ -41,11 +41,13 @@ def called(function, *args):
         if event == "call" and frame.f_code.co_filename in FILES:
             calls.append(frame.f_code.co_name)
 
+    gc.disable()  # what other tests left may call functions of `threading` when it is collected
     sys.setprofile(note)
     try:
         return function(*args), calls
     finally:
         sys.setprofile(None)
+        gc.enable()
 
 
 def asked(session):
