@@ -111,6 +111,8 @@ cdef class StepTimes:
     cdef int begin_call(self, HookTimes hook, bint after) except -1
     cdef int end_call(self) except -1
     cdef int native(self, int64_t began, PlanTimes plan, list values) except -1
+    # Makes it ready for another step: to make one anew for each takes as long as two readings of the clock.
+    cdef int renew(self) except -1
     cdef int64_t step_number(self) noexcept
 
 
@@ -127,6 +129,7 @@ cdef class Collector(Counted):
     cdef uint64_t serial
     cdef uint64_t begun             # steps so far
     cdef StepTimes newest           # of the steps that run now
+    cdef StepTimes spare            # of a step that has ended, for the next one; None: there is none
     cdef object warn
     cdef double share, min_ns
     cdef Event* events
@@ -143,6 +146,8 @@ cdef class Collector(Counted):
     # Begins a step of a session that has begun `steps` before. `alone`: a run without hooks, which within another step is none.
     cdef StepTimes begin(self, SessionTimes session, uint64_t steps, bint alone)
     cdef int end(self, StepTimes times) except -1
+    # Adds a step that has ended to its session's sums.
+    cdef int account(self, StepTimes times, int64_t now) except -1
     cdef int note_calls(self, StepTimes times, int64_t now) except -1
     cdef int look(self, StepTimes times, HookTimes hook, Calls calls) except -1
     # Whether a session of the same graph, as one that was lost before its recovery, has had a warning of this hook.

@@ -261,7 +261,6 @@ def _short(text):
 
 # None is ever part of a cycle.
 @cython.no_gc
-@cython.freelist(8)
 cdef class StepTimes:
     def __dealloc__(self):
         PyMem_Free(self.calls)
@@ -297,6 +296,13 @@ cdef class StepTimes:
         self.plan = plan
         if plan.step_index >= 0:
             self.global_step = values[plan.step_index]
+        return 0
+
+    cdef int renew(self) except -1:
+        self.outer = self.plan = self.global_step = None
+        self.completed = self.stock = self.calling = False
+        self.native_began = self.native_ended = self.own_runs = 0
+        self.n_calls = 0
         return 0
 
     cdef int64_t step_number(self) noexcept:
@@ -405,8 +411,9 @@ cdef class Collector(Counted):
         return times
 
     cdef StepTimes begin(self, SessionTimes session, uint64_t steps, bint alone):
-        cdef StepTimes times = StepTimes.__new__(StepTimes)
+        cdef StepTimes times = StepTimes.__new__(StepTimes) if self.spare is None else self.spare
         cdef StepTimes outer
+        self.spare = None
         times.session = session
         times.thread = PyThread_get_thread_ident()
         times.outer = None if self.newest is None else self.running()
@@ -427,8 +434,6 @@ cdef class Collector(Counted):
 
     cdef int end(self, StepTimes times) except -1:
         cdef int64_t now = clock()
-        cdef int64_t elapsed = now - times.began
-        cdef SessionTimes session = times.session
         cdef StepTimes above = self.newest
         if above is times:
             self.newest = times.below
@@ -437,6 +442,14 @@ cdef class Collector(Counted):
                 above = above.below
             above.below = times.below
         times.below = None
+        self.account(times, now)
+        times.renew()
+        self.spare = times
+        return 0
+
+    cdef int account(self, StepTimes times, int64_t now) except -1:
+        cdef int64_t elapsed = now - times.began
+        cdef SessionTimes session = times.session
         if times.outer is not None and times.outer.calling:
             times.outer.own_runs += elapsed
         if times.silent:
