@@ -8,7 +8,7 @@ TensorFlow's own objects, but for the hooked one. What a step does, from `sessio
     for each hook of the live list:
         trigger.before(clock)                                       quiet: its standing request, no Python runs
                                                                     else: request = hook.before_run(context)
-    plan = the one for (fetches, feed keys, requests)               new: its lists are made once, bounded cache
+    plan = the one for (fetches, feed keys, requests)               new: its arguments are made once, bounded cache
                                                                     refused: Session.run
     feeds checked, converted if need be                             not as Session.run wants them: Session.run
     values = Session.run's own native call, inline or on the pool   options given or asked for: with these, and metadata

@@ -1,6 +1,7 @@
 """Prepared runs: feeds in, results out, and the bounded cache that holds them."""
 
 from fasthooks.step._live cimport Counted
+from fasthooks.step._native cimport NativeCall
 from fasthooks.step._schedule cimport Schedule
 
 
@@ -13,7 +14,7 @@ cdef class Plan(Counted):
     cdef tuple feeds                # a FeedKey for each key of the feed dict
     cdef str refusal                # why runs of this form go TensorFlow's way; None: they are prepared
     cdef list alive                 # of a refused form: the objects whose `id` its signature holds
-    cdef list outputs, operations   # arguments of the native call: tensors to fetch, operations to run
+    cdef NativeCall prepared_call   # for the tensors to fetch and the operations to run
     cdef list fed                   # fetched tensors that are fed: their values stand behind those fetched
     cdef Schedule schedule
     cdef list order                 # where the values of the schedule's fetches are; None: in the same order
@@ -39,9 +40,6 @@ cdef class Plan(Counted):
     cdef int check_open(self) except -1
     cdef list native_call(self, dict feeds, object options, object metadata)
 
-
-# Whether `Session.run` would make TensorFlow's own native call.
-cdef bint is_native_call_own() except -1
 
 # Counts, in the totals of the process alone, a run that no cache saw.
 cdef int count_unseen(str reason) except -1

@@ -2,7 +2,7 @@
 """Prepared runs: feeds in, results out, and the bounded cache that holds them.
 
 `Session.run` parses fetches and feeds on every call, and then makes one native call. A plan has parsed them once: it makes
-that same native call with lists made in advance, and knows where each result belongs. So everything the runtime does
+that same native call (`_native`), and knows where each result belongs. So everything the runtime does
 (executors, the state of kernels, errors, memory of results) is `Session.run`'s own. What is left of its Python half:
 
 - feeds are checked and converted as there (`_feed`);
@@ -27,6 +27,7 @@ from cpython.object cimport PyObject
 
 from fasthooks.step._feed cimport FeedKey, FeedSpec, all_specs, feed_keys, same_keys
 from fasthooks.step._live cimport count
+from fasthooks.step._native cimport NativeCall
 from fasthooks.step._schedule cimport Schedule
 from fasthooks.step._structure cimport is_lasting, n_conversions, sign, template
 from fasthooks.triggers._guard cimport dict_version, has_dict, new_dict_version, watch_names
@@ -34,16 +35,12 @@ from fasthooks.triggers._guard cimport dict_version, has_dict, new_dict_version,
 cdef extern from "Python.h":
     PyObject* Py_False
 
-cdef object _run = pywrap_tf_session.TF_SessionRun_wrapper
 cdef object _new_buffer = pywrap_tf_session.TF_NewBuffer
 cdef object _new_buffer_of = pywrap_tf_session.TF_NewBufferFromString
 cdef object _read_buffer = pywrap_tf_session.TF_GetBuffer
 cdef object _delete_buffer = pywrap_tf_session.TF_DeleteBuffer
 cdef object _OpError = errors.OpError
-watch_names(("_session", "_closed", "TF_SessionRun_wrapper"))
-# The names that `Session.run` finds its native call by, and their version when it was last seen to be TensorFlow's.
-cdef dict _native_names = pywrap_tf_session.__dict__
-cdef unsigned long long _native_version = 0
+watch_names(("_session", "_closed"))
 # Deeper structures, and those that contain themselves, are TensorFlow's to judge.
 cdef int _MAX_DEPTH = 32
 # What all caches of this process counted together; see `totals`.
@@ -55,18 +52,6 @@ cdef double _first_began = 0, _last_began = 0
 
 def _raise(error):
     raise error
-
-
-cdef bint is_native_call_own() except -1:
-    global _native_version
-    cdef unsigned long long version = dict_version(<PyObject*>_native_names)
-    if version == _native_version and version != 0:
-        return True
-    version = new_dict_version(<PyObject*>_native_names)
-    if _native_names.get("TF_SessionRun_wrapper") is not _run:
-        return False
-    _native_version = version
-    return True
 
 
 cdef object native_session(object session, dict fields):
@@ -105,7 +90,7 @@ cdef class Plan(Counted):
         """Returns a dict that tells a person what this plan is."""
         cdef Schedule schedule = self.schedule
         names = [fetch.name for fetch in schedule.fetches]
-        return {"fetches": names[:len(self.outputs)], "targets": names[len(self.outputs):],
+        return {"fetches": names[:len(self.prepared_call.outputs)], "targets": names[len(self.prepared_call.outputs):],
                 "feeds": [tensor.name for tensor in schedule.feeds], "ops": schedule.n_ops, "scheduling": schedule.scheduling,
                 "reason": schedule.reason}
 
@@ -127,12 +112,10 @@ cdef class Plan(Counted):
         cdef unsigned long long version = dict_version(<PyObject*>self.session_fields)
         if version != self.open_version or version == 0 or not has_dict(self.session, <PyObject*>self.session_fields):
             self.check_open()
-        if not self.outputs and not self.operations:
+        if not self.prepared_call.outputs and not self.prepared_call.operations:
             return []       # nor does TensorFlow make a run then
         try:
-            values = _run(self.native, options, feeds, self.outputs, self.operations, metadata)
-            assert len(values) == len(self.outputs)
-            return values
+            return self.prepared_call.run(self.native, options, feeds, metadata)
         except _OpError as error:
             # Adds the op, its definition and where it was made, as for an error of `Session.run`.
             return self.session._do_call(_raise, error)
@@ -175,7 +158,7 @@ cdef class Plan(Counted):
 
     cdef Py_ssize_t step_index(self) except -2:
         cdef Schedule schedule = self.schedule
-        order = range(len(self.outputs)) if self.order is None else self.order
+        order = range(len(self.prepared_call.outputs)) if self.order is None else self.order
         return next((i for i, tensor in zip(order, schedule.fetches) if reads_global_step(tensor)), -1)
 
     cdef object global_step(self, list values):
@@ -338,8 +321,7 @@ cdef class PlanCache(Counted):
         fetches = elements.tensors[:n_fetched]
         if n_fetched < len(elements.tensors):
             plan.fed = [(<FeedSpec>fed[id(tensor)]).output for tensor in elements.tensors[n_fetched:]]
-        plan.outputs = [tensor._as_tf_output() for tensor in fetches]
-        plan.operations = [op._c_op for op in elements.targets]
+        plan.prepared_call = NativeCall([tensor._as_tf_output() for tensor in fetches], [op._c_op for op in elements.targets])
         # Ops that were added since the last run are not known to the native session yet.
         self.session._extend_graph()
         names = tuple([tuple(sorted([item.name for item in items])) for items in (feeds, fetches, elements.targets)])
