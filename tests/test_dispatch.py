@@ -5,6 +5,7 @@ import functools
 import itertools
 import pathlib
 import threading
+import time
 import traceback
 import types
 from unittest import mock
@@ -1286,3 +1287,59 @@ def test_hooked_session_is_ours():
         build_model()
         with fasthooks.MonitoredSession() as session:
             assert type(hooked(session)) is _chain.HookedSession
+
+
+# Time that passes within a step
+
+
+SESSIONS = {"tf": v1.train.MonitoredSession, "ours": fasthooks.MonitoredSession}
+PERIOD, LONGER = 0.05, 0.06     # seconds
+
+
+class Slow(v1.train.SessionRunHook):
+    """Takes longer than the period in one of its methods."""
+
+    def __init__(self, method):
+        setattr(self, method, lambda *_: time.sleep(LONGER))
+
+
+class SlowListener(v1.train.CheckpointSaverListener):
+    """Makes a checkpoint take longer than the period."""
+
+    def after_save(self, session, global_step_value):
+        time.sleep(LONGER)
+
+
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_a_slow_before_run_between_two_periods_in_seconds(kind):
+    """The second hook asks for the time after the first: with each step its period is over."""
+    lines = []
+    with tf.Graph().as_default():
+        op, loss = build_model()
+        first, second = [
+            v1.train.LoggingTensorHook({"loss": loss}, every_n_secs=PERIOD, formatter=formatter)
+            for formatter in (str, lambda values: lines.append(values) or "")]
+        with SESSIONS[kind](hooks=[first, Slow("before_run"), second]) as session:
+            for _ in range(6):
+                session.run(op)
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize("slow", ["hook", "checkpoint"])
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_what_is_slow_after_the_run_between_two_periods_in_seconds(kind, slow, tmp_path):
+    """Whether it is a hook in Python, or what a saver does after its read of the global step."""
+    writer = mock.Mock()
+    with tf.Graph().as_default():
+        op, _ = build_model()
+        hooks = [v1.train.StepCounterHook(every_n_steps=None, every_n_secs=1000, summary_writer=mock.Mock())]
+        if slow == "hook":
+            hooks.append(Slow("after_run"))
+        else:
+            hooks.append(v1.train.CheckpointSaverHook(str(tmp_path), save_steps=1, listeners=[SlowListener()]))
+        hooks.append(v1.train.StepCounterHook(every_n_steps=None, every_n_secs=PERIOD, summary_writer=writer))
+        with SESSIONS[kind](hooks=hooks) as session:
+            for _ in range(6):
+                session.run(op)
+    # The first time is that to count from.
+    assert writer.add_summary.call_count == 5

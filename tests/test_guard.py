@@ -389,3 +389,27 @@ def test_the_native_call():
             assert function.call_count == 2
             session.run(tensor)
             assert function.call_count == 2 and session.report()["planned_steps"] == 2
+
+
+@pytest.mark.parametrize("kind", ["ours", "accelerated"])
+def test_the_class_of_the_raw_session(kind):
+    """It is given another one, whose `run` is then called."""
+    class Own(v1.Session):
+        calls = 0
+
+        def run(self, *args, **kwargs):
+            Own.calls += 1
+            return super().run(*args, **kwargs)
+
+    with tf.Graph().as_default():
+        tensor = tf.constant(1.0)
+        session = fasthooks.MonitoredSession() if kind == "ours" else fasthooks.accelerate(v1.Session())
+        raw = session.raw_session() if kind == "ours" else session
+        session.run(tensor)
+        cls = type(raw)
+        raw.__class__ = type("Given", (Own, cls), {}) if kind == "accelerated" else Own
+        assert [session.run(tensor) for _ in range(3)] == [1.0] * 3 and Own.calls == 3
+        raw.__class__ = cls
+        session.run(tensor)
+        assert Own.calls == 3
+        session.close()

@@ -791,6 +791,23 @@ def test_timer(same_as_stock, arguments):
     same_as_stock(program)
 
 
+def test_a_timer_whose_constructor_somebody_replaced(monkeypatch):
+    """What it may have been given beyond TensorFlow's arguments is not lost: a hook keeps the timer that was made for it."""
+    timer = basic_session_run_hooks.SecondOrStepTimer
+    init = timer.__init__
+
+    def make(self, every_secs=None, every_steps=None):
+        init(self, every_secs, every_steps)
+        self._more = "more"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timer, "__init__", make)
+        hook = fasthooks.LoggingTensorHook(["x:0"], every_n_iter=1)
+        assert type(hook._timer) is timer and hook._timer._more == "more"
+    hook = fasthooks.LoggingTensorHook(["x:0"], every_n_iter=1)
+    assert type(hook._timer) is fasthooks.SecondOrStepTimer
+
+
 # All together
 
 

@@ -109,7 +109,7 @@ def test_other_kinds_of_tensor(world, tensor):
     np.float32(3), 3, [1, 2], np.arange(6.0), np.arange(12.0)[::2], np.zeros([0, 2]), np.asfortranarray(np.ones([3, 2])), "text",
     ["texts", b"\0"], np.array(["texts", None], object), np.array([object()], object), np.array(["unicode"]), object(), None,
     np.datetime64("2020-01-01"), np.array([(1, 2)], [("a", "i4"), ("b", "i4")]), 1 << 80, [[1], [1, 2]],
-], ids=repr)
+])
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64, tf.string], ids=lambda dtype: dtype.name)
 def test_what_is_fed(world, dtype, fed):
     """Also where the value is of another type than the placeholder, or of none at all."""
@@ -242,7 +242,7 @@ def test_what_is_no_session_or_buffer(world):
         assert outcome(call.run, *arguments) == outcome(wrapper, session, options, feeds, outputs, [], metadata)
 
 
-@pytest.mark.parametrize("key", [object(), "x:0", pywrap_tf_session.TF_Output.__new__(pywrap_tf_session.TF_Output)], ids=str)
+@pytest.mark.parametrize("key", [object(), "x:0", pywrap_tf_session.TF_Output.__new__(pywrap_tf_session.TF_Output)])
 def test_keys_of_feeds_that_are_none(world, key):
     call = _native.NativeCall([tf.constant(1.0)._as_tf_output()], [])
     world.session._extend_graph()

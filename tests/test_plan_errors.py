@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 import threading
 import traceback
@@ -452,3 +453,37 @@ def leave_open():
                          ids=lambda scenario: scenario.__name__)
 def test_apart(scenario):
     run_apart(scenario)
+
+
+# Signals
+
+
+@pytest.mark.parametrize("kind", ["tf", "ours"])
+def test_a_signal_whose_handler_raises_while_kernels_run(kind):
+    """The run ends with what it raises: no hook hears of the step."""
+    class Alarm(Exception):
+        pass
+
+    def handle(number, frame):
+        raise Alarm
+
+    def kernel(rings):
+        if rings:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return np.float32(1)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with tf.Graph().as_default():
+            rings = v1.placeholder(tf.bool, [])
+            value = v1.py_func(kernel, [rings], tf.float32)
+            hook = v1.train.LoggingTensorHook({"value": value}, every_n_iter=100)
+            session = (v1.train.MonitoredSession(hooks=[hook]) if kind == "tf"
+                       else fasthooks.MonitoredSession(hooks=[hook], scheduling="pool"))
+            with contextlib.closing(session):
+                for rung in (False, False, True, False):
+                    with pytest.raises(Alarm) if rung else contextlib.nullcontext():
+                        session.run(value, {rings: rung})
+                assert hook._iter_count == 3
+    finally:
+        signal.signal(signal.SIGUSR1, before)

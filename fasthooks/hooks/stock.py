@@ -26,7 +26,7 @@ from fasthooks.hooks.closing import Closing
 from fasthooks.output import stock_hooks
 from fasthooks.rebinding import rebound
 from fasthooks.tensorflow_train import SecondOrStepTimer as _StockTimer
-from fasthooks.triggers import _timer, _trigger, recognition
+from fasthooks.triggers import _guard, _timer, _trigger, recognition
 
 
 class SecondOrStepTimer(_timer.Timer, _StockTimer):
@@ -47,8 +47,9 @@ class SecondOrStepTimer(_timer.Timer, _StockTimer):
 
 
 def _compiled(timer):
-    # TensorFlow's constructors have checked the arguments and made a timer in plain Python.
-    if type(timer) is _StockTimer:
+    # TensorFlow's constructors have checked the arguments and made a timer in plain Python. One that somebody's own constructor
+    # made may have been given more.
+    if type(timer) is _StockTimer and _guard.is_defined_in(_StockTimer.__init__, stock, "SecondOrStepTimer.__init__"):
         return SecondOrStepTimer(every_secs=timer._every_secs, every_steps=timer._every_steps)
     return timer
 

@@ -299,6 +299,7 @@ cdef class Step:
         if self.times is not None:
             self.times.begin_call(self.times_of(slot, listed), False)
         request = slot.hook.before_run(self.context)
+        self.clock.known = False
         if self.times is not None:
             self.times.end_call()
         if request is None:
@@ -430,6 +431,7 @@ cdef class Step:
         decision = slot.after_read(global_step, &self.clock)
         if decision == ACT:
             slot.trigger.act_on_read(slot.hook, self.context, global_step)
+        self.clock.known = False
         if self.times is not None:
             self.times.end_call()
         if decision != ACT and decision != QUIET:
@@ -446,6 +448,7 @@ cdef class Step:
         if self.times is not None:
             self.times.begin_call(self.times_of(slot, listed), True)
         slot.hook.after_run(context, values)
+        self.clock.known = False
         if self.times is not None:
             self.times.end_call()
         if slot.trigger is not None:

@@ -23,6 +23,7 @@ from fasthooks.step._schedule import reads_global_step
 from fasthooks.step._structure import Declined, Elements
 
 from cpython.dict cimport PyDict_GetItemWithError
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject
 
 from fasthooks.step._feed cimport FeedKey, FeedSpec, all_specs, feed_keys, same_keys
@@ -115,7 +116,10 @@ cdef class Plan(Counted):
         if not self.prepared_call.outputs and not self.prepared_call.operations:
             return []       # nor does TensorFlow make a run then
         try:
-            return self.prepared_call.run(self.native, options, feeds, metadata)
+            values = self.prepared_call.run(self.native, options, feeds, metadata)
+            # What came while kernels ran ends the run, as in Python code, and not the first hook in Python after it.
+            PyErr_CheckSignals()
+            return values
         except _OpError as error:
             # Adds the op, its definition and where it was made, as for an error of `Session.run`.
             return self.session._do_call(_raise, error)

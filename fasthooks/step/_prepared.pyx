@@ -102,7 +102,8 @@ cdef class PreparedRuns(Counted):
 
     cdef bint plannable(self) except -1:
         cdef unsigned long long version
-        if not self.known or not self.raw_guard.intact() or not is_native_call_own():
+        if (not self.known or type(self.raw) is not self.raw_guard.cls or not self.raw_guard.intact()
+                or not is_native_call_own()):
             return False
         version = dict_version(<PyObject*>self.raw_fields)
         if version != self.raw_version or version == 0:

@@ -12,10 +12,10 @@ cdef enum Decision:
     READ = 2    # read the global step again and ask `after_read`
     ODD = 3     # what the compiled rule does not read: as ACT
 
-# One reading of `time.time`, shared by all decisions before a run, another one by all decisions after it.
+# One reading of `time.time`, shared by decisions between which nothing runs that takes time: no run, no hook in Python.
 # Starts zeroed.
 cdef struct Clock:
-    bint known      # `time.time` was called
+    bint known      # `time.time`, Python's own, was read
     bint usable     # it returned a number
     double now      # seconds since the epoch
 
