@@ -33,6 +33,7 @@ cdef class PreparedRuns(Counted):
     cdef public object on_first_step
     # Whether nothing has been put in the place of what a plan does.
     cdef bint plannable(self) except -1
+    cdef bint knows_class(self) except -1
     # Begins a step. `session`: the hooked session; None: one without hooks, see `Collector.begin`.
     cdef StepTimes begin(self, Collector collector, object session)
     # Runs a plan, as `values`, and takes note of how long that took. A plan that is not known yet is one for which no hook asked.

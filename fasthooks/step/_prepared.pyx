@@ -102,8 +102,7 @@ cdef class PreparedRuns(Counted):
 
     cdef bint plannable(self) except -1:
         cdef unsigned long long version
-        if (not self.known or type(self.raw) is not self.raw_guard.cls or not self.raw_guard.intact()
-                or not is_native_call_own()):
+        if not self.known or not self.knows_class() or not self.raw_guard.intact() or not is_native_call_own():
             return False
         version = dict_version(<PyObject*>self.raw_fields)
         if version != self.raw_version or version == 0:
@@ -112,6 +111,16 @@ cdef class PreparedRuns(Counted):
                 if PyDict_Contains(self.raw_fields, name):
                     return False
             self.raw_version = version
+        return True
+
+    cdef bint knows_class(self) except -1:
+        # `accelerate`, or anybody, may have given the session another class.
+        cdef ClassGuard guard
+        if type(self.raw) is not self.raw_guard.cls:
+            guard = _session_guards.get(type(self.raw))
+            if guard is None:
+                return False
+            self.raw_guard = guard
         return True
 
     cdef StepTimes begin(self, Collector collector, object session):

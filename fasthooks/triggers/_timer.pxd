@@ -15,7 +15,7 @@ cdef enum Decision:
 # One reading of `time.time`, shared by decisions between which nothing runs that takes time: no run, no hook in Python.
 # Starts zeroed.
 cdef struct Clock:
-    bint known      # `time.time`, Python's own, was read
+    bint known      # `time.time` was called
     bint usable     # it returned a number
     double now      # seconds since the epoch
 

@@ -46,15 +46,15 @@ cdef int read_clock(Clock* clock) except -1:
     cdef PyObject* reader
     # `time.time` is looked up each time: programs and tests replace it.
     if not clock.known:
+        clock.known = True
         reader = PyDict_GetItemWithError(_time_names, "time")
         if (_builtin_function is not NULL and reader is _builtin_clock
                 and PyCFunction_GetFunction(reader) == _builtin_function):
             # What `time.time` itself does, without the call. Some test tools exchange the function inside the object.
             clock_gettime(CLOCK_REALTIME, &wall)
             clock.now = <double>(<int64_t>wall.tv_sec * 1000000000 + wall.tv_nsec) / 1e9
-            clock.known = clock.usable = True
+            clock.usable = True
             return True
-        # Such a clock may move with each reading: every decision makes one of its own, as in TensorFlow.
         now = time.time()
         clock.usable = as_number(<PyObject*>now, &clock.now)
         if not clock.usable and isinstance(now, Real):
