@@ -9,6 +9,7 @@ import types
 import weakref
 from unittest import mock
 
+import apart
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -285,3 +286,69 @@ def test_where_a_function_is_not_found():
         larger = type(names[name])("Larger", (names[name],), {"__slots__": ("more",)})
         for other in (None, type(name, (), {}), larger):
             assert not _native.find(types.SimpleNamespace(**{**names, name: other})), (name, other)
+
+
+LITTLE_MEMORY = """if True:
+    import resource
+    import numpy as np
+    import tensorflow.compat.v1 as tf
+    import fasthooks
+
+    tf.disable_eager_execution()
+    x = tf.placeholder(tf.string, [None])
+    fed = np.full(20_000_000, b"a", object)
+    session = fasthooks.accelerate(tf.Session())
+    assert session.run(tf.size(x), {x: fed[:10]}) == 10
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), resource.RLIM_INFINITY))
+    try:
+        session.run(tf.size(x), {x: fed})
+    except MemoryError:
+        print("MemoryError")
+    """
+
+
+def test_texts_for_which_there_is_no_memory():
+    """What C++ throws then is caught by the wrapper: 24 bytes a text are missing."""
+    done = apart.run(LITTLE_MEMORY, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "MemoryError\n"), done.stderr
+
+
+NO_MEMORY = """if True:
+    import _testcapi
+    import tensorflow.compat.v1 as tf
+    from fasthooks.step import _native
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        tensor = tf.constant(1.0) * 2
+        call = _native.NativeCall([tensor._as_tf_output()] * 2, [])
+        session.run(tensor)
+        for first in range(20):
+            _testcapi.set_nomemory(first, first + 1)
+            try:
+                found = call.run(session._session, None, {}, None)
+            except Exception as error:
+                found = error
+            _testcapi.remove_mem_hooks()
+            print(f"{type(found).__name__} {found}", flush=True)
+    """
+
+
+def test_memory_that_ends_while_results_are_made():
+    """Whatever fails is an error: no result with a hole in it, and no error that is left for others."""
+    pytest.importorskip("_testcapi")
+    done = apart.run(NO_MEMORY, timeout=60)
+    kinds = [line.partition(" ")[0] for line in done.stdout.splitlines()]
+    # The array, then the scalar. What TensorFlow itself does not check may end the process later.
+    assert "InternalError" in kinds, done.stderr
+    assert kinds[kinds.index("InternalError") + 1] == "MemoryError" and set(kinds) <= {"MemoryError", "InternalError", "list"}
+
+
+def test_lists_that_grow_later(world):
+    """They are asked for no numbers once their pointers are held."""
+    output, operation = tf.constant(1.0)._as_tf_output(), tf.no_op()._c_op
+    call = _native.NativeCall([output], [operation])
+    world.session._extend_graph()
+    call.outputs.extend([output] * 1000)
+    call.operations.extend([operation] * 1000)
+    assert call.run(world.session._session, None, {}, None) == [1.0]

@@ -11,7 +11,9 @@ before it, the conversion of each tensor and operation by a look into tables of 
   (GNU's; so elsewhere than on Linux, the wrapper is called);
 - the objects keep their pointers where pybind11 does: that is tried with each tensor, whose parts the object itself tells too.
 
-What pybind11 puts behind it, an exception for a bad status, is made here as there.
+What pybind11 puts behind it, an exception for a bad status and one that is pending, is made here as there. But a C++ exception
+must not come through a function in C: what may throw one where pybind11 would catch it, the conversion of texts and objects that
+are fed, is left to the wrapper.
 """
 
 import ctypes
@@ -23,12 +25,15 @@ from tensorflow.python.framework import errors
 
 from fasthooks import known_tensorflow
 
-from cpython.exc cimport PyErr_Clear
+cimport numpy as cnp
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from libc.stdint cimport uintptr_t
 
 from fasthooks.triggers._guard cimport dict_version, new_dict_version, watch_names
+
+cnp.import_array()
 
 cdef extern from "Python.h":
     # It steals a reference to the item.
@@ -116,8 +121,9 @@ def find(names):
 
 
 cdef inline void* _pointer(object held) noexcept:
-    # That of an object of pybind11's; NULL: it was made without.
-    return (<void**>(<char*><PyObject*>held + sizeof(PyObject)))[0]
+    # That of an object of pybind11's; NULL: it was made without, or keeps it elsewhere, as its second flag tells.
+    cdef void** words = <void**>(<char*><PyObject*>held + sizeof(PyObject))
+    return words[0] if (<unsigned char*>&words[4])[0] & 2 else NULL
 
 
 cdef class NativeCall(Counted):
@@ -142,11 +148,13 @@ cdef class NativeCall(Counted):
 
     cdef bint hold(self) except -1:
         cdef Py_ssize_t i
-        self.fetched = <Output*>PyMem_Malloc(len(self.outputs) * sizeof(Output))
-        self.run_too = <void**>PyMem_Malloc(len(self.operations) * sizeof(void*))
+        self.n_fetched, self.n_run_too = len(self.outputs), len(self.operations)
+        self.fetched = <Output*>PyMem_Malloc(self.n_fetched * sizeof(Output))
+        self.run_too = <void**>PyMem_Malloc(self.n_run_too * sizeof(void*))
         if self.fetched is NULL or self.run_too is NULL:
             raise MemoryError
-        for i, output in enumerate(self.outputs):
+        for i in range(self.n_fetched):
+            output = self.outputs[i]
             if type(output) is not _Output or _pointer(output) is NULL:
                 return False
             self.fetched[i] = (<Output*>_pointer(output))[0]
@@ -154,7 +162,8 @@ cdef class NativeCall(Counted):
             if (type(operation) is not _Operation or self.fetched[i].oper is not _pointer(operation)
                     or self.fetched[i].index != output.index):
                 return False
-        for i, operation in enumerate(self.operations):
+        for i in range(self.n_run_too):
+            operation = self.operations[i]
             if type(operation) is not _Operation:
                 return False
             self.run_too[i] = _pointer(operation)
@@ -165,6 +174,7 @@ cdef class NativeCall(Counted):
     cpdef list run(self, object session, object options, dict feeds, object metadata):
         """Makes the call; arguments and result as those of `TF_SessionRun_wrapper`."""
         cdef void* pointers[3]
+        cdef list values = None
         if (not self.is_direct or feeds is None or type(session) is not _Session
                 or (options is not None and type(options) is not _Buffer)
                 or (metadata is not None and type(metadata) is not _Buffer)):
@@ -172,12 +182,14 @@ cdef class NativeCall(Counted):
         pointers[0] = _pointer(session)
         pointers[1] = NULL if options is None else _pointer(options)
         pointers[2] = NULL if metadata is None else _pointer(metadata)
-        if pointers[0] is NULL:
-            return _run(session, options, feeds, self.outputs, self.operations, metadata)
-        return self.run_directly(pointers[0], pointers[1], feeds, pointers[2])
+        if pointers[0] is not NULL:
+            values = self.run_directly(pointers[0], pointers[1], feeds, pointers[2])
+        return _run(session, options, feeds, self.outputs, self.operations, metadata) if values is None else values
 
     cdef list run_directly(self, void* session, void* options, dict feeds, void* metadata):
-        cdef Py_ssize_t n_fed = len(feeds), n = len(self.outputs), i = 0
+        cdef Py_ssize_t n_fed = len(feeds), n = self.n_fetched, i = 0
+        cdef bint missing = False
+        cdef PyObject* value
         cdef Vector inputs, arrays, outputs, targets, values
         cdef Output* fed
         cdef void* status
@@ -195,26 +207,39 @@ cdef class NativeCall(Counted):
             outputs.begin = self.fetched
             outputs.end = outputs.capacity = self.fetched + n
             targets.begin = self.run_too
-            targets.end = targets.capacity = self.run_too + len(self.operations)
+            targets.end = targets.capacity = self.run_too + self.n_run_too
             fed = <Output*>block
             for output, array in feeds.items():
                 if type(output) is not _Output or _pointer(output) is NULL:
                     raise TypeError(f"feeds must have TF_Output as keys; got {output!r}")
+                if not cnp.PyArray_CheckExact(array) or not cnp.PyTypeNum_ISNUMBER(cnp.PyArray_TYPE(array)):
+                    return None
                 fed[i] = (<Output*>_pointer(output))[0]
                 (<PyObject**>arrays.begin)[i] = <PyObject*>array
                 i += 1
             _run_directly(session, options, &inputs, &arrays, &outputs, &targets, metadata, status, &values)
+            # Values of a run that failed are given too: `result` holds, and frees, all.
+            for i in range(<PyObject**>values.end - <PyObject**>values.begin):
+                value = (<PyObject**>values.begin)[i]
+                if value is NULL:
+                    missing = True
+                else:
+                    PyList_SetItem(result, i, value)
             if _code(status) != 0:
-                # Left by a feed that is no array, as there.
                 PyErr_Clear()
                 raise _error(status)
-            assert <char*>values.end - <char*>values.begin == <Py_ssize_t>(n * sizeof(void*))
-            for i in range(n):
-                PyList_SetItem(result, i, (<PyObject**>values.begin)[i])
+            _raise_pending()
+            if missing:
+                raise MemoryError
             return result
         finally:
             _delete_status(status)
             PyMem_Free(block)
+
+
+cdef int _raise_pending() except -1:
+    # What NumPy raised while an array was made a scalar.
+    return -1 if PyErr_Occurred() is not NULL else 0
 
 
 cdef object _error(const void* status):
