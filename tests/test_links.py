@@ -282,9 +282,10 @@ def test_a_replaced_method_stays_and_ours_passes_on():
 @pytest.mark.parametrize("make", ["MonitoredSession", "SingularMonitoredSession", "MonitoredTrainingSession"])
 def test_a_step_goes_round_the_links(way, make):
     with opened(way, getattr(v1.train, make)) as (session, op):
-        for _ in range(7):
-            at, calls = called(session.run, op)
-            assert calls == []
+        for _ in range(6):
+            assert called(session.run, op)[1] == []
+        # Nothing orders the hook's read of the step and the step: where it sees 9 already, it reads once more.
+        at = session.run(op)
         assert at == 9 and fasthooks.report(session)["planned_steps"] == 9
         at, calls = called(session.run, op)  # the hook reads the step by a run, and stops
         assert at == 10 and "run" not in calls
