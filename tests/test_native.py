@@ -108,7 +108,8 @@ def test_other_kinds_of_tensor(world, tensor):
 
 @pytest.mark.parametrize("fed", [
     np.array(3, np.float32), np.array(True), np.float32(3), 3, [1, 2], np.arange(6.0), np.arange(6, dtype=np.float32),
-    np.arange(12.0)[::2], np.zeros([0, 2]), np.asfortranarray(np.ones([3, 2])), "text", ["texts", b"\0"], np.array(["texts", None], object),
+    np.arange(12.0)[::2], np.zeros([0, 2]), np.asfortranarray(np.ones([3, 2])), "text", ["texts", b"\0"],
+    np.array(["texts", None], object),
     np.array([object()], object), np.array(["unicode"]), object(), None,
     np.datetime64("2020-01-01"), np.array([(1, 2)], [("a", "i4"), ("b", "i4")]), 1 << 80, [[1], [1, 2]],
 ])
