@@ -562,15 +562,16 @@ fetches = v1.gradients(loop, p)
 def _demonstrate(build, how):
     """Runs one of the programs above for at most a few seconds after it is ready, returns what it printed."""
     program = _HANG.format(build=textwrap.indent(build, "    "))
-    process = apart.Process(program, how, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    # Without a buffer: `communicate` would lose what stands in one, which is all if the program is done at once.
+    process = apart.Process(program, how, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         lines = []
         for line in process.stdout:
-            lines.append(line.strip())
+            lines.append(line.decode().strip())
             if lines[-1] == "ready":
                 break
         try:
-            lines += process.communicate(timeout=3 if how == "inline" else 20)[0].split()
+            lines += process.communicate(timeout=3 if how == "inline" else 20)[0].decode().split()
             if process.returncode:
                 lines.append("crashes")
         except subprocess.TimeoutExpired:

@@ -18,6 +18,7 @@ from typing import Any
 from tensorflow.python.platform import tf_logging as logging
 from tensorflow.python.training import basic_session_run_hooks as stock
 from tensorflow.python.training import monitored_session
+from tensorflow.python.util import deprecation
 
 from fasthooks import tensorflow_train
 from fasthooks.hooks import last_run
@@ -48,8 +49,11 @@ class SecondOrStepTimer(_timer.Timer, _StockTimer):
 
 def _compiled(timer):
     # TensorFlow's constructors have checked the arguments and made a timer in plain Python. One that somebody's own constructor
-    # made may have been given more.
-    if type(timer) is _StockTimer and _guard.is_defined_in(_StockTimer.__init__, stock, "SecondOrStepTimer.__init__"):
+    # made may have been given more. tf.estimator wraps the constructor, since it is deprecated there; that gives it nothing.
+    init = _StockTimer.__init__
+    while _guard.is_defined_in(init, deprecation):
+        init = getattr(init, "__wrapped__", None)
+    if type(timer) is _StockTimer and _guard.is_defined_in(init, stock, "SecondOrStepTimer.__init__"):
         return SecondOrStepTimer(every_secs=timer._every_secs, every_steps=timer._every_steps)
     return timer
 
