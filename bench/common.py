@@ -572,8 +572,8 @@ def bare_lane(build):
 
 
 @contextlib.contextmanager
-def prepared_lane(build, inline=True, wandb=True, config=None):
-    """A lane that makes the native call of `Session.run` directly, with its lists made once: what a step costs at least.
+def prepared_lane(build, inline=True, wandb=True, config=None, direct=False):
+    """A lane that makes the native call of `Session.run` directly, with its lists made once.
 
     It runs the train op and fetches what the hooks of `hooks_h7` read on every step, the stock hooks' global step and the
     loss, and with `wandb` what those of `hooks_h8` read, wandb's global step too.
@@ -583,6 +583,7 @@ def prepared_lane(build, inline=True, wandb=True, config=None):
       inline: kernels run in the calling thread, else on TensorFlow's pool.
       wandb: see above.
       config: of the session.
+      direct: the call is made as fasthooks makes it, without its wrapper.
     """
     graph = tf.Graph()
     with graph.as_default():
@@ -604,6 +605,13 @@ def prepared_lane(build, inline=True, wandb=True, config=None):
     def loop(steps):
         for feed in itertools.islice(itertools.cycle(feeds), steps):
             call(native_session, options, feed, fetches, targets, None)
+
+    if direct:
+        call = importlib.import_module("fasthooks.step._native").NativeCall(fetches, targets).run
+
+        def loop(steps):
+            for feed in itertools.islice(itertools.cycle(feeds), steps):
+                call(native_session, options, feed, None)
 
     try:
         with session:

@@ -173,10 +173,11 @@ def b3(peer, ours, settings):
             def lane(hooks, impl=ours):
                 return stack.enter_context(common.monitored_lane(impl, common.tiny, hooks, directory, session_impl=ours))
 
-            floor = stack.enter_context(common.prepared_lane(common.tiny))
+            floor, direct = [stack.enter_context(common.prepared_lane(common.tiny, direct=how)) for how in (False, True)]
             h8 = lane(hooks_h8)
             lanes = {
                 "floor": floor,
+                "direct": direct,
                 "run": h8.with_loop(common.user_loop(h8.session, h8.model, check_stop=False)),
                 "h8": h8,
                 "nan": lane(h8_and(nan_hook)),
@@ -194,12 +195,13 @@ def b3(peer, ours, settings):
     us = in_sets(measure, settings)
     own = np.array([own_cost(TrivialHook()) for _ in us["trivial"]])
 
-    def over(what, mine, base, bar, each=1, less=0.0):
+    def over(what, mine, base, bar=None, each=1, less=0.0):
         values = (us[mine] - us[base]) / each - less
         return row("B3", what, us[base], us[mine], values, bar, at_most=True, unit="µs")
 
     return {
         "rows": [
+            over("bare prepared `Run`, without its wrapper - with it", "direct", "floor"),
             over("quiet H8 `run` - bare prepared `Run`", "run", "floor", 0.8),
             over("quiet H8 loop with should_stop - bare prepared `Run`", "h8", "floor", 1.0),
             over("one more NanTensorHook", "nan", "h8", 0.05, MORE_HOOKS),

@@ -150,6 +150,7 @@ def import_time(module):
 
     import tensorflow  # noqa: F401
 
+    sys.dont_write_bytecode = False  # whatever the environment says: an installed package has its bytecode
     begin = time.perf_counter()
     package = importlib.import_module(module)
     imported = time.perf_counter()

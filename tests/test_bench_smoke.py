@@ -28,7 +28,7 @@ except ImportError:
 PEER = common.implementation("tensorflow")
 
 ROWS = {
-    "A2": 3, "B1": 4, "B2": 6, "B3": 10, "B4": 1, "B5": 2, "B5a": 3, "B6": 4, "B7": 10, "B8": 3, "B9": 7, "B10": 3, "B11": 3,
+    "A2": 3, "B1": 4, "B2": 6, "B3": 11, "B4": 1, "B5": 2, "B5a": 3, "B6": 4, "B7": 10, "B8": 3, "B9": 7, "B10": 3, "B11": 3,
     "B12": 1,
     "B13": 4, "B14": 3, "B15": len(forms.FORMS) + len(forms.HOOKED), "B16": 6, "B17": 6, "B18": 2, "FEED": 3, "COST": 2, "C1": 10,
 }
