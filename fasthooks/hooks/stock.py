@@ -50,7 +50,7 @@ class SecondOrStepTimer(_timer.Timer, _StockTimer):
 def _compiled(timer):
     # TensorFlow's constructors have checked the arguments and made a timer in plain Python. One that somebody's own constructor
     # made may have been given more. tf.estimator wraps the constructor, since it is deprecated there; that gives it nothing.
-    init = _StockTimer.__init__
+    init: Any = _StockTimer.__init__
     while _guard.is_defined_in(init, deprecation):
         init = getattr(init, "__wrapped__", None)
     if type(timer) is _StockTimer and _guard.is_defined_in(init, stock, "SecondOrStepTimer.__init__"):
