@@ -17,11 +17,12 @@ from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t
 
+from fasthooks.step._clock cimport clock
 from fasthooks.step._context cimport RunContextBase, RunProtos, new_context, new_values
 from fasthooks.step._feed cimport plain_dict
 from fasthooks.step._plan cimport Plan
 from fasthooks.step._prepared cimport PreparedRuns, PreparedStep, to_front
-from fasthooks.step._profile cimport Collector, HookTimes, SessionTimes, StepTimes, clock, current
+from fasthooks.step._profile cimport Collector, HookTimes, SessionTimes, StepTimes, current
 from fasthooks.step._slot cimport Slot
 from fasthooks.step._structure cimport Template, built, held
 from fasthooks.triggers._timer cimport ACT, QUIET, READ, Clock

@@ -15,11 +15,12 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
+from fasthooks.step._clock cimport clock
 from fasthooks.step._context cimport RunProtos, protos_for
 from fasthooks.step._feed cimport feed_values, plain_dict
 from fasthooks.step._native cimport is_native_call_own
 from fasthooks.step._plan cimport Plan, PlanCache
-from fasthooks.step._profile cimport Collector, PlanTimes, StepTimes, clock, current
+from fasthooks.step._profile cimport Collector, PlanTimes, StepTimes, current
 from fasthooks.step._structure cimport Leaf, MappingTemplate, Template, built, held
 from fasthooks.triggers._guard cimport ClassGuard, dict_version, new_dict_version, watch_names
 

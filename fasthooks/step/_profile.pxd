@@ -161,5 +161,3 @@ cdef class Collector(Counted):
 
 # None: nobody asks, and nothing is timed.
 cdef Collector current
-
-cdef int64_t clock() noexcept

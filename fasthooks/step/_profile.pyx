@@ -8,11 +8,14 @@ with the step, and added to its session's sums when it ends, so that the sums ar
 import threading
 import weakref
 
+from fasthooks.step import _clock
+
 cimport cython
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from fasthooks.step._clock cimport clock
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept
@@ -28,12 +31,6 @@ cdef Py_ssize_t _MAX_HOOKS = 512, _MAX_PLANS = 64, _MAX_SESSIONS = 64
 cdef int _RARE = 50
 cdef uint64_t _serials = 0
 cdef int32_t _STEP = 0, _NATIVE = 1, _LOOP = 2, _OTHERS = 3
-
-
-cdef int64_t clock() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 cdef inline int _bucket(int64_t ns) noexcept:
@@ -584,6 +581,8 @@ cdef class Collector(Counted):
 def install(Collector collector):
     """Makes this collector time all steps from now on; None: nothing is timed. Returns the one that did."""
     global current
+    if collector is not None:
+        _clock.use_counter()
     before, current = current, collector
     return before
 
