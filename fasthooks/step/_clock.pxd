@@ -2,5 +2,5 @@
 
 from libc.stdint cimport int64_t
 
-# ns since some moment; for intervals on one thread. Lasts 10 to 40 ns.
+# ns since some moment; for intervals on one thread.
 cpdef int64_t clock() noexcept

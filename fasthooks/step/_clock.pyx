@@ -2,10 +2,9 @@
 """The clock of profiles: intervals in ns on CLOCK_MONOTONIC, read from the processor's counter where that is the same.
 
 A profile reads the clock four times a step, and twice for each call of a hook. `clock_gettime` has the processor wait until all
-that stands before is done, lest readings on several cores are out of order; an interval on one thread needs none of that, and it
-is half of what a profile costs. Where Linux itself tells the time by the counter of an x86 processor, which then runs at one rate
-and is the same on all cores, it is read as it is. Its rate is measured once, over 10 ms or more, so intervals are within some
-millionths of the kernel's.
+that stands before is done, lest readings on several cores are out of order; an interval on one thread needs none of that. Where
+Linux itself tells the time by the counter of an x86 processor, which then runs at one rate and is the same on all cores, it is read
+as it is. Its rate is measured once, over 10 ms or more.
 """
 
 from libc.stdint cimport int64_t
@@ -64,7 +63,7 @@ def use_counter(str source not None="/sys/devices/system/clocksource/clocksource
     """
     global _ns_per_count
     cdef int64_t count = _first_count, ns = _first_ns
-    if _ns_per_count == 0 and _first_count != 0 and _is_trusted(source):
+    if _ns_per_count == 0 and _is_trusted(source):
         while ns - _first_ns < _SHORTEST:
             count, ns = _both()
         if count > _first_count:
