@@ -3,8 +3,8 @@
 
 A profile reads the clock four times a step, and twice for each call of a hook. `clock_gettime` has the processor wait until all
 that stands before is done, lest readings on several cores are out of order; an interval on one thread needs none of that. Where
-Linux itself tells the time by the counter of an x86 processor, which then runs at one rate and is the same on all cores, it is read
-as it is. Its rate is measured once, over 10 ms or more.
+Linux itself tells the time by the counter of an x86 processor, which then runs at one rate and is the same on all cores, it is
+read as it is. Its rate is measured once, over 10 ms or more.
 """
 
 from libc.stdint cimport int64_t
